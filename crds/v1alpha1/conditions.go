@@ -1,0 +1,17 @@
+package v1alpha1
+
+// Condition types. Ready is on every kind; the others say which part of it fails.
+const (
+	// ConditionReady sums up the others.
+	ConditionReady = "Ready"
+	// ConditionAllocated on a MeshNode: the operator has given it blocks of every family.
+	ConditionAllocated = "Allocated"
+	// ConditionMeshReady on a MeshNode: device, routes and fail-closed rules are in force.
+	ConditionMeshReady = "MeshReady"
+	// ConditionPeersConnected on a MeshNode: every expected peer has a good handshake.
+	ConditionPeersConnected = "PeersConnected"
+	// ConditionExhausted on an IPPool: a node wanted a block and none was free.
+	ConditionExhausted = "Exhausted"
+	// ConditionConflict on an IPPool: a range overlaps something else and is not used.
+	ConditionConflict = "Conflict"
+)

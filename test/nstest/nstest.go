@@ -1,0 +1,84 @@
+//go:build linux
+
+// Package nstest gives tests network namespaces of their own, so that what they do to links,
+// routes and rules never reaches the machine they run on.
+package nstest
+
+import (
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// Namespace is a network namespace that ends with the test that made it.
+type Namespace struct {
+	handle netns.NsHandle
+}
+
+// RequireRoot stops a test that cannot make namespaces, with the reason.
+func RequireRoot(tb testing.TB) {
+	tb.Helper()
+	if os.Geteuid() != 0 {
+		tb.Fatal("this test makes network namespaces and must run as root; run it through `make test-netns`")
+	}
+}
+
+// New makes a network namespace with its loopback up.
+func New(tb testing.TB) *Namespace {
+	tb.Helper()
+	RequireRoot(tb)
+	var ns *Namespace
+	var err error
+	onOwnThread(func() {
+		var h netns.NsHandle
+		if h, err = netns.New(); err != nil {
+			return
+		}
+		ns = &Namespace{handle: h}
+		var lo netlink.Link
+		if lo, err = netlink.LinkByName("lo"); err == nil {
+			err = netlink.LinkSetUp(lo)
+		}
+	})
+	if err != nil {
+		tb.Fatalf("make a network namespace: %v", err)
+	}
+	tb.Cleanup(func() { _ = ns.handle.Close() })
+	return ns
+}
+
+// Fd is the namespace's file descriptor, for calls such as netlink's LinkSetNsFd. It stays open
+// until the test ends.
+func (n *Namespace) Fd() int { return int(n.handle) }
+
+// Do runs f on a thread inside the namespace and waits for it. Sockets opened in f stay bound to
+// the namespace after it returns. f must not call FailNow (use Error, or return what it found).
+func (n *Namespace) Do(tb testing.TB, f func()) {
+	tb.Helper()
+	var err error
+	onOwnThread(func() {
+		if err = netns.Set(n.handle); err == nil {
+			f()
+		}
+	})
+	if err != nil {
+		tb.Fatalf("enter the network namespace: %v", err)
+	}
+}
+
+// onOwnThread runs f on a locked thread that is thrown away afterwards, since a thread that has
+// changed its namespace must not go back to the scheduler.
+func onOwnThread(f func()) {
+	var done sync.WaitGroup
+	done.Add(1)
+	go func() {
+		defer done.Done()
+		runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
+		f()
+	}()
+	done.Wait()
+}
