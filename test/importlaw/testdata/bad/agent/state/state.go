@@ -1,0 +1,5 @@
+package state
+
+import (
+	_ "k8s.io/apimachinery"
+)

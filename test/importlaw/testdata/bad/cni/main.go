@@ -1,0 +1,5 @@
+package cni
+
+import (
+	_ "k8s.io/client-go"
+)

@@ -1,0 +1,5 @@
+package v1alpha1
+
+import (
+	_ "k8s.io/apimachinery"
+)

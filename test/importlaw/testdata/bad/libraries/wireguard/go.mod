@@ -1,0 +1,3 @@
+module golang.zx2c4.com/wireguard
+
+go 1.26.0

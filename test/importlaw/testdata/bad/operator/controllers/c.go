@@ -1,0 +1,5 @@
+package controllers
+
+import (
+	_ "github.com/weftnet/weftnet/agent/source"
+)

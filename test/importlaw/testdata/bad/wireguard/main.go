@@ -1,0 +1,5 @@
+package wireguard
+
+import (
+	_ "golang.zx2c4.com/wireguard"
+)
