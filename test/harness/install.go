@@ -1,0 +1,58 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+)
+
+// APIServerHost and APIServerPort are where the testbed's API server listens: the underlay
+// address of its first node.
+const (
+	APIServerHost = "10.200.0.11"
+	APIServerPort = "6443"
+)
+
+// Namespace is where the harness installs Weftnet.
+const Namespace = "weftnet-system"
+
+// Install loads Weftnet's images into every node and installs or upgrades the chart, with extra
+// Helm arguments such as --set.
+func (c *Cluster) Install(ctx context.Context, extra ...string) error {
+	if err := c.LoadImages(ctx); err != nil {
+		return err
+	}
+	return c.Upgrade(ctx, extra...)
+}
+
+// LoadImages loads the archives of Weftnet's images into every node.
+func (c *Cluster) LoadImages(ctx context.Context) error {
+	archives, err := filepath.Glob(filepath.Join(c.Root, "dist", "images", "*.tar"))
+	if err != nil || len(archives) == 0 {
+		return fmt.Errorf("find Weftnet's images in dist/images (`make images`): %d found: %w", len(archives), err)
+	}
+	if _, err := c.Testbed(ctx, append([]string{"load"}, archives...)...); err != nil {
+		return fmt.Errorf("load images: %w", err)
+	}
+	return nil
+}
+
+// Upgrade installs or upgrades the chart without loading images.
+func (c *Cluster) Upgrade(ctx context.Context, extra ...string) error {
+	args := append([]string{
+		"upgrade", "--install", "weftnet", filepath.Join("helm", "weftnet"),
+		"--namespace", Namespace, "--create-namespace",
+		"--set", "apiServer.host=" + APIServerHost,
+		"--set", "apiServer.port=" + APIServerPort,
+	}, extra...)
+	if _, err := Command(ctx, c.Root, c.Out, Bin(c.Root, "helm"), args...); err != nil {
+		return fmt.Errorf("install the chart: %w", err)
+	}
+	return nil
+}
+
+// Uninstall removes the release.
+func (c *Cluster) Uninstall(ctx context.Context) error {
+	_, err := Command(ctx, c.Root, c.Out, Bin(c.Root, "helm"), "uninstall", "weftnet", "--namespace", Namespace, "--wait")
+	return err
+}

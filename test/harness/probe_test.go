@@ -1,0 +1,26 @@
+package harness
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+)
+
+func TestParseAnswer(t *testing.T) {
+	for _, row := range []struct {
+		line string
+		seen netip.Addr
+		took time.Duration
+	}{
+		{"10.244.1.2:4711 0.001500", netip.MustParseAddr("10.244.1.2"), 1500 * time.Microsecond},
+		{"[fd00:10:244:1::2]:4711 0.5", netip.MustParseAddr("fd00:10:244:1::2"), 500 * time.Millisecond},
+		{"[::ffff:10.244.1.2]:4711 0.5", netip.MustParseAddr("10.244.1.2"), 500 * time.Millisecond},
+		{"none 0", netip.Addr{}, 0},
+		{"10.244.1.2:4711 soon", netip.Addr{}, 0},
+	} {
+		seen, took := parseAnswer(row.line)
+		if seen != row.seen || took != row.took {
+			t.Errorf("parseAnswer(%q) = %v, %v; want %v, %v", row.line, seen, took, row.seen, row.took)
+		}
+	}
+}
