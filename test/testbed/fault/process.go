@@ -1,0 +1,50 @@
+package fault
+
+import (
+	"fmt"
+	"syscall"
+
+	"github.com/weftnet/weftnet/test/testbed/layout"
+	"github.com/weftnet/weftnet/test/testbed/proc"
+)
+
+// Program turns a part's short name into its program's: agent is
+// weftnet-agent. Any other name stands for itself (coredns, kubelet, ...).
+func Program(part string) string {
+	switch part {
+	case "agent", "operator", "wireguard":
+		return "weftnet-" + part
+	default:
+		return part
+	}
+}
+
+// Processes lists the processes of a program on a node. A node's processes,
+// those in Pods too, are in the cgroup of its name.
+func Processes(node layout.Node, program string) ([]proc.Process, error) {
+	return proc.Select(func(pid int) bool {
+		return proc.Program(pid) == program && proc.InCgroup(pid, "/"+node.String())
+	})
+}
+
+// Signal sends a signal to every process of a program on the nodes and says
+// how many there were; none is an error.
+func Signal(nodes []layout.Node, program string, sig syscall.Signal) (int, error) {
+	count := 0
+	for _, node := range nodes {
+		found, err := Processes(node, program)
+		if err != nil {
+			return count, err
+		}
+		for _, p := range found {
+			if err := p.Signal(sig); err != nil {
+				return count, fmt.Errorf("send %v to %s (process %d) on %s: %w", sig, program, p.PID, node, err)
+			}
+			count++
+		}
+	}
+	if count == 0 {
+		return 0, fmt.Errorf("find %s on %v: no such process", program, nodes)
+	}
+	return count, nil
+}

@@ -1,0 +1,128 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Service is a program that a node keeps running.
+type Service struct {
+	Name string   `json:"name"`
+	Path string   `json:"path"`
+	Args []string `json:"args"`
+	Env  []string `json:"env"`
+	Log  string   `json:"log"`
+	// After is what must answer before the start: "unix PATH" or
+	// "tcp ADDRESS" split into network and address. Empty means nothing.
+	After Dial `json:"after"`
+}
+
+// Dial names a listener and how long to wait for it at most. A node starts
+// without the API server too: it only helps to be there before kubelet, whose
+// registration retries ever more slowly.
+type Dial struct {
+	Network string        `json:"network"`
+	Address string        `json:"address"`
+	Max     time.Duration `json:"max"`
+}
+
+const restartDelay = time.Second
+
+// supervisor is a small init: it starts services, starts them again when they
+// end, and reaps whatever else ends as its child.
+type supervisor struct {
+	log     io.Writer
+	ready   chan Service
+	running map[int]Service
+}
+
+func supervise(services []Service, log io.Writer) error {
+	children := make(chan os.Signal, 1)
+	signal.Notify(children, syscall.SIGCHLD)
+	s := &supervisor{log: log, ready: make(chan Service), running: map[int]Service{}}
+	for _, service := range services {
+		go s.await(service, 0)
+	}
+	for {
+		select {
+		case service := <-s.ready:
+			s.start(service)
+		case <-children:
+			s.reap()
+		}
+	}
+}
+
+// await hands the service over when it may start.
+func (s *supervisor) await(service Service, delay time.Duration) {
+	time.Sleep(delay)
+	d := service.After
+	for end := time.Now().Add(d.Max); d.Network != "" && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		conn, err := net.DialTimeout(d.Network, d.Address, time.Second)
+		if err == nil {
+			_ = conn.Close()
+			break
+		}
+	}
+	s.ready <- service
+}
+
+// start avoids os/exec, whose Wait would contend with reap.
+func (s *supervisor) start(service Service) {
+	pid, err := fork(service)
+	if err != nil {
+		fmt.Fprintf(s.log, "start %s: %v\n", service.Name, err)
+		go s.await(service, restartDelay)
+		return
+	}
+	s.running[pid] = service
+	fmt.Fprintf(s.log, "%s started %s as process %d\n", stamp(), service.Name, pid)
+}
+
+func fork(service Service) (int, error) {
+	log, err := os.OpenFile(service.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return 0, fmt.Errorf("open the log: %w", err)
+	}
+	defer log.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, fmt.Errorf("open the null device: %w", err)
+	}
+	defer null.Close()
+	return syscall.ForkExec(service.Path, append([]string{service.Path}, service.Args...), &syscall.ProcAttr{
+		Env:   append(os.Environ(), service.Env...),
+		Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+}
+
+func (s *supervisor) reap() {
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || pid <= 0 {
+			return
+		}
+		service, ours := s.running[pid]
+		if !ours {
+			continue
+		}
+		delete(s.running, pid)
+		fmt.Fprintf(s.log, "%s %s ended with %s\n", stamp(), service.Name, exitOf(syscall.WaitStatus(status)))
+		go s.await(service, restartDelay)
+	}
+}
+
+func stamp() string { return time.Now().UTC().Format("15:04:05.000") }
