@@ -68,7 +68,9 @@ func TestBadFileIsRefusedAndReplaced(t *testing.T) {
 		{"zeros", "is corrupt", func(p string) error { return os.WriteFile(p, make([]byte, 100), 0o600) }},
 		{"wrong type", "is corrupt", func(p string) error { return os.WriteFile(p, []byte(`{"format":1,"snapshot":{"nodes":7}}`), 0o600) }},
 		{"next version", "has format 2", func(p string) error { return os.WriteFile(p, []byte(`{"format":2,"snapshot":[]}`), 0o600) }},
-		{"other node", `belongs to node "node9"`, func(p string) error { return os.WriteFile(p, []byte(`{"format":1,"snapshot":{"self":"node9"}}`), 0o600) }},
+		{"other node", `belongs to node "node9"`, func(p string) error {
+			return os.WriteFile(p, []byte(`{"format":1,"snapshot":{"self":"node9"}}`), 0o600)
+		}},
 		{"writable by others", "only its owner", func(p string) error { return os.Chmod(p, 0o666) }},
 	}
 	for _, row := range rows {
