@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -120,3 +121,17 @@ func (o *output) line(text string) {
 var transientSigns = regexp.MustCompile(`(?i)dial tcp|i/o timeout|TLS handshake timeout|connection reset|unexpected EOF|50[234] |stream error`)
 
 func transient(tail []string) bool { return transientSigns.MatchString(strings.Join(tail, "\n")) }
+
+// PackageDir returns the source folder of a target's package in the module cache, for what lies beside its code.
+func PackageDir(ctx context.Context, root, target string) (string, error) {
+	targets, err := Select([]string{target})
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(root, "tools", targets[0].Module)
+	out, err := goCommand(ctx, dir, "list", "-mod=readonly", "-f", "{{.Dir}}", targets[0].Package).Output()
+	if err != nil {
+		return "", fmt.Errorf("find the source of %s: %w", target, explain(err))
+	}
+	return strings.TrimSpace(string(out)), nil
+}
