@@ -25,14 +25,20 @@ type MeshConfigSpec struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=65455
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1280",message="mtu must be 0 (derive it from the underlay) or at least 1280, the smallest that IPv6 allows"
 	MTU int32 `json:"mtu,omitempty"`
 
 	// Keepalive is the interval of keepalive packets to peers behind a NAT; 0s sends none.
 	// +optional
 	// +kubebuilder:default="25s"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=16
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,6}(h|m|s))+$`
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,6}(h|m|s))+$') || duration(self) <= duration('65535s')",message="keepalive must be at most 65535s (18h12m15s), the most that WireGuard takes"
 	Keepalive *metav1.Duration `json:"keepalive,omitempty"`
 
-	// Backend forces the kernel's or the userspace WireGuard on every node.
+	// Backend forces the kernel's or the userspace WireGuard on every node; Auto takes the
+	// kernel's where it exists.
 	// +optional
 	// +kubebuilder:default=Auto
 	Backend BackendPreference `json:"backend,omitempty"`
@@ -41,6 +47,8 @@ type MeshConfigSpec struct {
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=43
+	// +kubebuilder:validation:XValidation:rule="self.all(c, isCIDR(c) && string(cidr(c).masked()) == c)",message="noMasqueradeCIDRs must be ranges of addresses in canonical form, such as 192.168.0.0/16 or 2001:db8::/32: no address bits may stand after the prefix"
 	NoMasqueradeCIDRs []string `json:"noMasqueradeCIDRs,omitempty"`
 }
 
@@ -58,12 +66,21 @@ type MeshConfigStatus struct {
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=mc,categories=weftnet
 // +kubebuilder:subresource:status
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="there is one MeshConfig, and its name is default: rename this one"
+// +kubebuilder:printcolumn:name="Port",type=integer,JSONPath=`.spec.listenPort`
+// +kubebuilder:printcolumn:name="MTU",type=integer,JSONPath=`.spec.mtu`,description="0: derived from the underlay"
+// +kubebuilder:printcolumn:name="Backend",type=string,JSONPath=`.spec.backend`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type MeshConfig struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
+	// Spec holds the settings.
 	// +optional
+	// +kubebuilder:default={}
 	Spec MeshConfigSpec `json:"spec,omitzero"`
+	// Status is what the operator reports.
 	// +optional
 	Status MeshConfigStatus `json:"status,omitzero"`
 }

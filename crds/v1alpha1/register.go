@@ -14,6 +14,7 @@ func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&MeshNode{}, &MeshNodeList{},
 		&IPPool{}, &IPPoolList{},
+		&NodeBlock{}, &NodeBlockList{},
 		&MeshConfig{}, &MeshConfigList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
