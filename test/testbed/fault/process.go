@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -47,4 +48,17 @@ func Signal(nodes []layout.Node, program string, sig syscall.Signal) (int, error
 		return 0, fmt.Errorf("find %s on %v: no such process", program, nodes)
 	}
 	return count, nil
+}
+
+// ResumeHeld lets every held process of a node go on.
+func ResumeHeld(node layout.Node) error {
+	held, err := proc.Select(func(pid int) bool { return proc.Held(pid) && proc.InCgroup(pid, "/"+node.String()) })
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range held {
+		errs = append(errs, p.Signal(syscall.SIGCONT))
+	}
+	return errors.Join(errs...)
 }

@@ -34,7 +34,7 @@ type Config struct {
 
 const (
 	containerdSocket = "/run/containerd/containerd.sock"
-	apiWait          = 30 * time.Second
+	listenerWait     = 30 * time.Second
 )
 
 // dir is a place on the node's disk.
@@ -89,7 +89,7 @@ func NewPlan(c Config, bootFile string) Plan {
 	return plan
 }
 
-func (c Config) service(name string, after Dial, args ...string) Service {
+func (c Config) service(name string, after []Dial, args ...string) Service {
 	return Service{
 		Name: name, Path: c.Layout.Path("bin", name), Args: args, After: after,
 		Env: []string{"PATH=" + c.Layout.BinDir() + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
@@ -98,27 +98,29 @@ func (c Config) service(name string, after Dial, args ...string) Service {
 }
 
 func (c Config) containerd() Service {
-	return c.service("containerd", Dial{}, "--config", c.dir("containerd.toml"))
+	return c.service("containerd", nil, "--config", c.dir("containerd.toml"))
 }
 
 func (c Config) kubelet() Service {
-	runtime := Dial{Network: "unix", Address: containerdSocket, Max: apiWait}
-	s := c.service("kubelet", runtime,
+	after := []Dial{{Network: "unix", Address: containerdSocket, Max: listenerWait}}
+	if c.AwaitAPI > 0 {
+		after = append(after, c.api(c.AwaitAPI))
+	}
+	return c.service("kubelet", after,
 		"--config="+c.dir("kubelet.yaml"),
 		"--kubeconfig="+c.Kubeconfig(c.Node.String()),
 		"--hostname-override="+c.Node.String(),
 		"--node-ip="+layout.Join(addrs(c.Node.Addrs(c.Family))),
 		"--root-dir=/var/lib/kubelet",
 		"-v=2")
-	if c.AwaitAPI > 0 {
-		s.After = Dial{Network: "tcp", Address: layout.APIServer(c.Family).String(), Max: c.AwaitAPI}
-	}
-	return s
+}
+
+func (c Config) api(most time.Duration) Dial {
+	return Dial{Network: "tcp", Address: layout.APIServer(c.Family).String(), Max: most}
 }
 
 func (c Config) kubeProxy() Service {
-	api := Dial{Network: "tcp", Address: layout.APIServer(c.Family).String(), Max: apiWait}
-	return c.service("kube-proxy", api,
+	return c.service("kube-proxy", []Dial{c.api(listenerWait)},
 		"--kubeconfig="+c.Kubeconfig("kube-proxy"),
 		"--hostname-override="+c.Node.String(),
 		"--proxy-mode=nftables",

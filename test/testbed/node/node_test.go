@@ -1,7 +1,6 @@
 package node
 
 import (
-	"archive/tar"
 	"bytes"
 	"encoding/json"
 	"os"
@@ -94,41 +93,6 @@ func TestResolvConf(t *testing.T) {
 	got := resolvConf("search a b\nnameserver 127.0.0.53\nnameserver 10.0.0.1\nnameserver ::1\noptions ndots:2\n")
 	if got != "search a b\nnameserver 10.0.0.1\noptions ndots:2\n" {
 		t.Errorf("got %q", got)
-	}
-}
-
-func archive(t *testing.T, files map[string]string) string {
-	t.Helper()
-	var out bytes.Buffer
-	w := tar.NewWriter(&out)
-	for name, text := range files {
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text))}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(text)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "a.tar")
-	if err := os.WriteFile(file, out.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
-func TestFindImage(t *testing.T) {
-	good := archive(t, map[string]string{"index.json": `{"manifests":[{"annotations":{"io.containerd.image.name":"localhost/coredns:1.2"}}]}`})
-	if got, err := FindImage([]string{good}, "localhost/coredns"); err != nil || got != "localhost/coredns:1.2" {
-		t.Errorf("got %q, %v", got, err)
-	}
-	if _, err := FindImage([]string{good}, "localhost/core"); err == nil {
-		t.Error("found an image by half its name")
-	}
-	if _, err := ImageNames(archive(t, map[string]string{"other": ""})); err == nil {
-		t.Error("an archive without an index is accepted")
 	}
 }
 

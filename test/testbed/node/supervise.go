@@ -20,9 +20,8 @@ type Service struct {
 	Args []string `json:"args"`
 	Env  []string `json:"env"`
 	Log  string   `json:"log"`
-	// After is what must answer before the start: "unix PATH" or
-	// "tcp ADDRESS" split into network and address. Empty means nothing.
-	After Dial `json:"after"`
+	// After are the listeners to wait for before the start, in this order.
+	After []Dial `json:"after,omitempty"`
 }
 
 // Dial names a listener and how long to wait for it at most. A node starts
@@ -64,15 +63,20 @@ func supervise(services []Service, log io.Writer) error {
 // await hands the service over when it may start.
 func (s *supervisor) await(service Service, delay time.Duration) {
 	time.Sleep(delay)
-	d := service.After
-	for end := time.Now().Add(d.Max); d.Network != "" && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for _, d := range service.After {
+		d.wait()
+	}
+	s.ready <- service
+}
+
+func (d Dial) wait() {
+	for end := time.Now().Add(d.Max); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		conn, err := net.DialTimeout(d.Network, d.Address, time.Second)
 		if err == nil {
 			_ = conn.Close()
-			break
+			return
 		}
 	}
-	s.ready <- service
 }
 
 // start avoids os/exec, whose Wait would contend with reap.

@@ -85,3 +85,9 @@ func cgroupsContain(text, group string) bool {
 	}
 	return false
 }
+
+// Held says whether a process is stopped by a signal.
+func Held(pid int) bool {
+	stat, err := readStat(pid)
+	return err == nil && stat.state == 'T'
+}

@@ -68,7 +68,7 @@ func (o Options) Same(asked Options) bool {
 type Node struct {
 	// Init is the first process of the node: ending it ends all of the node.
 	Init proc.Process `json:"init"`
-	// NAT is empty, cone or symmetric.
+	// NAT is empty, plain or symmetric.
 	NAT string `json:"nat,omitempty"`
 	// LinkDown says that the node's cable is out.
 	LinkDown bool `json:"linkDown,omitempty"`

@@ -276,3 +276,13 @@ func contains(addrs []netip.Addr, want netip.Addr) bool {
 	}
 	return false
 }
+
+// HasRouter says whether a NAT router stands in front of the node.
+func HasRouter(node layout.Node) bool {
+	handle, err := netns.GetFromName(node.Router())
+	if err != nil {
+		return false
+	}
+	_ = handle.Close()
+	return true
+}

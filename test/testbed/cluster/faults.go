@@ -1,0 +1,180 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/weftnet/weftnet/test/testbed/control"
+	"github.com/weftnet/weftnet/test/testbed/fault"
+	"github.com/weftnet/weftnet/test/testbed/layout"
+	"github.com/weftnet/weftnet/test/testbed/record"
+	"github.com/weftnet/weftnet/test/testbed/underlay"
+)
+
+// Fault puts packet faults in force, in the place of any between the same sides.
+func (c *Cluster) Fault(rules ...fault.Rule) error {
+	var errs []error
+	for _, r := range rules {
+		errs = append(errs, r.Validate())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return c.changeFaults(func(have []fault.Rule) []fault.Rule { return fault.Add(have, rules) })
+}
+
+// Heal takes matching packet faults away.
+func (c *Cluster) Heal(match func(fault.Rule) bool) error {
+	return c.changeFaults(func(have []fault.Rule) []fault.Rule { return fault.Remove(have, match) })
+}
+
+func (c *Cluster) changeFaults(f func([]fault.Rule) []fault.Rule) error {
+	return c.change(true, func(s *session) error {
+		err := s.rec.Update(func(state *record.State) { state.Faults = f(state.Faults) })
+		if err != nil {
+			return err
+		}
+		return s.loadFaults()
+	})
+}
+
+func (s *session) loadFaults() error { return fault.Load(s.rec.State().Faults) }
+
+// SetLink takes a node's cable out, or puts it back.
+func (c *Cluster) SetLink(n layout.Node, up bool) error {
+	return c.changeNode(n, func(s *session, entry *record.Node) error {
+		entry.LinkDown = !up
+		return underlay.SetPort(n, up)
+	})
+}
+
+// changeNode changes a node and its entry in the record.
+func (c *Cluster) changeNode(n layout.Node, f func(*session, *record.Node) error) error {
+	return c.change(true, func(s *session) error {
+		entry, ok := s.rec.State().Nodes[n.String()]
+		if !ok {
+			return fmt.Errorf("find %s: no such node in the cluster", n)
+		}
+		if err := f(s, &entry); err != nil {
+			return err
+		}
+		return s.rec.Update(func(state *record.State) { state.Nodes[n.String()] = entry })
+	})
+}
+
+// The kinds of NAT: a plain one keeps a port for all destinations where it
+// can, a symmetric one takes a random port for each.
+const (
+	PlainNAT     = "plain"
+	SymmetricNAT = "symmetric"
+)
+
+// AddNAT puts a NAT router in front of a node.
+func (c *Cluster) AddNAT(n layout.Node, kind string) error {
+	if kind != PlainNAT && kind != SymmetricNAT {
+		return fmt.Errorf("nat %q: want %s or %s", kind, PlainNAT, SymmetricNAT)
+	}
+	return c.changeNode(n, func(s *session, entry *record.Node) error {
+		entry.NAT = kind
+		if err := underlay.EnsureRouter(n, s.rec.State().Options.Family, kind == SymmetricNAT); err != nil {
+			return err
+		}
+		return s.forget(n)
+	})
+}
+
+// RemoveNAT takes the router away.
+func (c *Cluster) RemoveNAT(n layout.Node) error {
+	return c.changeNode(n, func(s *session, entry *record.Node) error {
+		entry.NAT = ""
+		if err := underlay.RemoveRouter(n, s.rec.State().Options.Family); err != nil {
+			return err
+		}
+		return s.forget(n)
+	})
+}
+
+func (s *session) wireBehindNAT(n layout.Node, kind string, sysctls map[string]string) error {
+	family := s.rec.State().Options.Family
+	if !underlay.HasRouter(n) {
+		if err := underlay.EnsureNode(n, family, sysctls); err != nil {
+			return err
+		}
+	}
+	return underlay.EnsureRouter(n, family, kind == SymmetricNAT)
+}
+
+// forget makes the node and all others forget each other's hardware
+// addresses, which changed with the router.
+func (s *session) forget(n layout.Node) error {
+	state := s.rec.State()
+	var all, own []netip.Addr
+	for _, other := range state.NodeList() {
+		for _, p := range other.Addrs(state.Options.Family) {
+			all = append(all, p.Addr())
+			if other == n {
+				own = append(own, p.Addr())
+			}
+		}
+	}
+	for _, p := range layout.BridgeAddrs(state.Options.Family) {
+		all = append(all, p.Addr())
+	}
+	errs := []error{underlay.FlushNeighbors("", own), underlay.FlushNeighbors(n.String(), all)}
+	for _, other := range state.NodeList() {
+		if other != n {
+			errs = append(errs, underlay.FlushNeighbors(other.String(), own))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// HealAll takes every fault away: packets, cables, NATs, held processes and a
+// stopped control plane.
+func (c *Cluster) HealAll(ctx context.Context) error {
+	state, err := c.State()
+	if err != nil {
+		return err
+	}
+	errs := []error{c.Heal(func(fault.Rule) bool { return true })}
+	for _, n := range state.NodeList() {
+		entry := state.Nodes[n.String()]
+		if entry.NAT != "" {
+			errs = append(errs, c.RemoveNAT(n))
+		}
+		if entry.LinkDown {
+			errs = append(errs, c.SetLink(n, true))
+		}
+		errs = append(errs, fault.ResumeHeld(n))
+	}
+	return errors.Join(append(errs, c.StartAPI(ctx))...)
+}
+
+// Signal sends a signal to a program on some nodes, or on all when none is
+// named, and says to how many processes.
+func (c *Cluster) Signal(nodes []layout.Node, program string, sig syscall.Signal) (int, error) {
+	if len(nodes) == 0 {
+		state, err := c.State()
+		if err != nil {
+			return 0, err
+		}
+		nodes = state.NodeList()
+	}
+	return fault.Signal(nodes, program, sig)
+}
+
+// StopAPI stops the API server.
+func (c *Cluster) StopAPI(ctx context.Context) error {
+	return c.change(true, func(s *session) error {
+		return s.stopControl(ctx, 3*time.Second, control.APIServer)
+	})
+}
+
+// StartAPI starts what does not run of the control plane and waits for it.
+func (c *Cluster) StartAPI(ctx context.Context) error {
+	return c.change(true, func(s *session) error { return s.startControlPlane(ctx) })
+}
