@@ -26,8 +26,8 @@ type MeshNodeSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(c, isCIDR(c) && string(cidr(c).masked()) == c)",message="podCIDRs must be ranges of addresses in canonical form, such as 10.244.3.0/24 or fd00:10:244:3::/64"
 	PodCIDRs []string `json:"podCIDRs,omitempty"`
 
-	// MeshIPs are the node's own addresses in the mesh: the first address after the network
-	// address of each block, such as 10.244.3.1 of 10.244.3.0/24.
+	// MeshIPs are the node's own addresses in the mesh: one per address family, the
+	// one after the network address of the first block, such as 10.244.3.1 of 10.244.3.0/24.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16

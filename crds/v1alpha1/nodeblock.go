@@ -1,6 +1,11 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"net/netip"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // BlockState says how far a NodeBlock has come.
 // +kubebuilder:validation:Enum=Bound;Cooling
@@ -51,6 +56,7 @@ type NodeBlockStatus struct {
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=nb,categories=weftnet
 // +kubebuilder:subresource:status
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == self.spec.cidr.replace(':', '-').replace('/', '-')",message="a NodeBlock is named after its block, with - for : and /, such as 10.244.3.0-24 or fd00-10-244-3---64"
 // +kubebuilder:printcolumn:name="CIDR",type=string,JSONPath=`.spec.cidr`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.node`
 // +kubebuilder:printcolumn:name="Pool",type=string,JSONPath=`.spec.pool`
@@ -75,4 +81,9 @@ type NodeBlockList struct {
 	metav1.TypeMeta `json:",inline"`
 	metav1.ListMeta `json:"metadata,omitempty"`
 	Items           []NodeBlock `json:"items"`
+}
+
+// NodeBlockName is the name of the NodeBlock of a block: one block, one name.
+func NodeBlockName(block netip.Prefix) string {
+	return strings.NewReplacer(":", "-", "/", "-").Replace(block.Masked().String())
 }

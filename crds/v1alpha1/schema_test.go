@@ -196,14 +196,16 @@ func TestAdmission(t *testing.T) {
 			refusal: "endpoints must be plain IP addresses"},
 		{name: "status backend Auto", plural: "meshnodes", object: `{metadata: {name: n}, status: {backend: Auto}}`, refusal: "Unsupported value"},
 
-		{name: "NodeBlock", plural: "nodeblocks", object: `{metadata: {name: b}, spec: {cidr: 10.244.3.0/24, node: node1, pool: p}}`},
+		{name: "NodeBlock", plural: "nodeblocks", object: `{metadata: {name: 10.244.3.0-24}, spec: {cidr: 10.244.3.0/24, node: node1, pool: p}}`},
+		{name: "NodeBlock misnamed", plural: "nodeblocks", object: `{metadata: {name: mine}, spec: {cidr: 10.244.3.0/24, node: node1}}`,
+			refusal: "a NodeBlock is named after its block"},
 		{name: "NodeBlock handed on", plural: "nodeblocks",
-			old:     `{metadata: {name: b}, spec: {cidr: 10.244.3.0/24, node: node1, pool: p}}`,
-			object:  `{metadata: {name: b}, spec: {cidr: 10.244.3.0/24, node: other, pool: p}}`,
+			old:     `{metadata: {name: 10.244.3.0-24}, spec: {cidr: 10.244.3.0/24, node: node1, pool: p}}`,
+			object:  `{metadata: {name: 10.244.3.0-24}, spec: {cidr: 10.244.3.0/24, node: other, pool: p}}`,
 			refusal: "a NodeBlock cannot be changed"},
 		{name: "NodeBlock cooling", plural: "nodeblocks",
-			old:    `{metadata: {name: b}, spec: {cidr: "fd00:10:244:3::/64", node: node1}}`,
-			object: `{metadata: {name: b}, spec: {cidr: "fd00:10:244:3::/64", node: node1}, status: {state: Cooling, cooldownLeft: 5m0s}}`},
+			old:    `{metadata: {name: fd00-10-244-3---64}, spec: {cidr: "fd00:10:244:3::/64", node: node1}}`,
+			object: `{metadata: {name: fd00-10-244-3---64}, spec: {cidr: "fd00:10:244:3::/64", node: node1}, status: {state: Cooling, cooldownLeft: 5m0s}}`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
