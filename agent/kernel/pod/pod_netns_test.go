@@ -1,0 +1,245 @@
+//go:build linux && netns
+
+package pod_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/weftnet/weftnet/agent/kernel/pod"
+	"github.com/weftnet/weftnet/agent/state"
+	"github.com/weftnet/weftnet/test/nstest"
+)
+
+const mtu = 1420
+
+// node is a namespace that forwards, with a Kernel in it.
+func node(tb testing.TB) (*nstest.Namespace, *pod.Kernel) {
+	tb.Helper()
+	ns := nstest.New(tb)
+	var k *pod.Kernel
+	ns.Do(tb, func() {
+		for _, path := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+			if err := os.WriteFile("/proc/sys/net/"+path, []byte("1"), 0); err != nil {
+				tb.Error(err)
+			}
+		}
+		var err error
+		if k, err = pod.New(pod.Config{}); err != nil {
+			tb.Error(err)
+		}
+	})
+	if tb.Failed() {
+		tb.FailNow()
+	}
+	tb.Cleanup(func() { _ = k.Close() })
+	return ns, k
+}
+
+func spec(ns *nstest.Namespace, i int) pod.Spec {
+	return pod.Spec{
+		HostLink: state.PodLinkName("container-"+strconv.Itoa(i), "eth0"), IfName: "eth0", Netns: ns.Fd(), MTU: mtu,
+		Addresses: []netip.Addr{
+			netip.AddrFrom4([4]byte{10, 244, 1, byte(i)}),
+			netip.AddrFrom16([16]byte{0xfd, 0, 0, 0x10, 0x02, 0x44, 0, 1, 15: byte(i)}),
+		},
+	}
+}
+
+// dial connects once, without a second try: the first packet must arrive.
+func dial(t *testing.T, from *nstest.Namespace, network, address string) (local netip.AddrPort, err error) {
+	t.Helper()
+	from.Do(t, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 800*time.Millisecond) // less than a retransmission takes
+		defer cancel()
+		var c net.Conn
+		if c, err = (&net.Dialer{}).DialContext(ctx, network, address); err == nil {
+			local = netip.MustParseAddrPort(c.LocalAddr().String())
+			err = c.Close()
+		}
+	})
+	return local, err
+}
+
+// serve answers on every address of the namespace until the test ends.
+func serve(t *testing.T, ns *nstest.Namespace) (port string) {
+	t.Helper()
+	ns.Do(t, func() {
+		l, err := net.Listen("tcp", ":0")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		_, port, _ = net.SplitHostPort(l.Addr().String())
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_ = c.Close()
+			}
+		}()
+	})
+	return port
+}
+
+func TestAttachConnectsAtOnce(t *testing.T) {
+	ns, k := node(t)
+	a, b := nstest.New(t), nstest.New(t)
+	port := serve(t, b)
+	for i, p := range []*nstest.Namespace{a, b} {
+		if _, err := k.Attach(spec(p, i+2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, to := range spec(b, 3).Addresses {
+		from, err := dial(t, a, "tcp", net.JoinHostPort(to.String(), port))
+		if want := spec(a, 2).Addresses[i]; err != nil || from.Addr() != want {
+			t.Errorf("pod to pod %s: from %s, %v; want from %s", to, from, err, want)
+		}
+	}
+	_ = ns
+	for _, p := range []pod.Spec{spec(a, 2), spec(b, 3)} {
+		if err := k.Check(p); err != nil {
+			t.Errorf("check: %v", err)
+		}
+	}
+}
+
+func TestCheckNamesWhatIsWrong(t *testing.T) {
+	_, k := node(t)
+	p := nstest.New(t)
+	s := spec(p, 2)
+	if _, err := k.Attach(s); err != nil {
+		t.Fatal(err)
+	}
+	p.Do(t, func() {
+		l, err := netlink.LinkByName("eth0")
+		if err == nil {
+			err = errors.Join(netlink.LinkSetMTU(l, 1300), netlink.AddrDel(l, &netlink.Addr{IPNet: &net.IPNet{IP: s.Addresses[1].AsSlice(), Mask: net.CIDRMask(128, 128)}}))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	err := k.Check(s)
+	for _, want := range []string{"MTU 1300, want 1420", "lacks address " + s.Addresses[1].String()} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("check says %v, want it to say %q", err, want)
+		}
+	}
+}
+
+func TestAttachLeavesNothingOnFailure(t *testing.T) {
+	_, k := node(t)
+	p := nstest.New(t)
+	p.Do(t, func() {
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "other"}); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := k.Attach(spec(p, 2)); !errors.Is(err, pod.ErrInUse) {
+		t.Errorf("attach to a namespace that has eth0: got %v, want %v", err, pod.ErrInUse)
+	}
+	found, err := k.Observe()
+	if err != nil || len(found) != 0 {
+		t.Errorf("left behind: %v, %v", found, err)
+	}
+}
+
+func TestAttachReplacesALeftover(t *testing.T) {
+	_, k := node(t)
+	first, second := nstest.New(t), nstest.New(t)
+	if _, err := k.Attach(spec(first, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Attach(spec(second, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Check(spec(second, 2)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestObserveAndDetach(t *testing.T) {
+	_, k := node(t)
+	p := nstest.New(t)
+	s := spec(p, 2)
+	if _, err := k.Attach(s); err != nil {
+		t.Fatal(err)
+	}
+	found, err := k.Observe()
+	if err != nil || len(found) != 1 || found[0].HostLink != s.HostLink || fmt.Sprint(found[0].Addresses) != fmt.Sprint(s.Addresses) {
+		t.Errorf("observed %v, %v", found, err)
+	}
+	for range 2 { // the second finds nothing, which is no error
+		if err := k.Detach(s.HostLink); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found, err := k.Observe(); err != nil || len(found) != 0 {
+		t.Errorf("left behind: %v, %v", found, err)
+	}
+}
+
+func TestIPv6OffByDefaultInThePod(t *testing.T) {
+	_, k := node(t)
+	p := nstest.New(t)
+	p.Do(t, func() {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := k.Attach(spec(p, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Check(spec(p, 2)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBandwidth(t *testing.T) {
+	_, k := node(t)
+	p := nstest.New(t)
+	s := spec(p, 2)
+	s.Bandwidth = state.Bandwidth{IngressRate: 10_000_000, EgressRate: 20_000_000}
+	if _, err := k.Attach(s); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Check(s); err != nil {
+		t.Error(err)
+	}
+	if err := k.Detach(s.HostLink); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Check(s); err == nil || !strings.Contains(err.Error(), "egress limit") && !strings.Contains(err.Error(), "not found") {
+		t.Errorf("check after detach: %v", err)
+	}
+}
+
+func BenchmarkAttach(b *testing.B) {
+	_, k := node(b)
+	p := nstest.New(b)
+	for b.Loop() {
+		if _, err := k.Attach(spec(p, 2)); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		if err := k.Detach(spec(p, 2).HostLink); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
