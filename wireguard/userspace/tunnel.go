@@ -1,0 +1,183 @@
+package userspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/weftnet/weftnet/wireguard/request"
+)
+
+// tunnel is one running device: TUN link, wireguard-go and UAPI socket.
+type tunnel struct {
+	request  request.Request
+	log      *slog.Logger
+	link     *os.File // the same open file that tun has
+	tun      tun.Device
+	device   *device.Device
+	uapi     net.Listener
+	restored int // peers found in the saved configuration
+
+	saving sync.Mutex
+	path   string
+	saved  string // what the file at path has
+}
+
+// start makes a device, or takes over the TUN link that an earlier process left, with its last
+// configuration.
+func start(config Config, r request.Request) (*tunnel, error) {
+	t := &tunnel{request: r, log: config.Log.With("device", r.Name), path: savedPath(config.RequestDir, r.Name)}
+	if err := t.openLink(config); err != nil {
+		return nil, err
+	}
+	t.device = device.NewDevice(t.tun, conn.NewDefaultBind(), logger(t.log))
+	t.restore()
+	t.check()
+	t.greet()
+	// The socket comes last: who can connect finds the device as it was before a restart.
+	uapi, err := listenUAPI(filepath.Join(config.SocketDir, r.Name+".sock"))
+	if err != nil {
+		t.device.Close()
+		return nil, err
+	}
+	t.uapi = uapi
+	go t.serve()
+	return t, nil
+}
+
+func (t *tunnel) openLink(config Config) (err error) {
+	if t.link, err = openTUN(t.request.Name); err != nil {
+		return err
+	}
+	if t.tun, err = tun.CreateTUNFromFile(t.link, t.request.MTU); err != nil {
+		return errors.Join(fmt.Errorf("set up TUN link %s: %w", t.request.Name, err), t.link.Close())
+	}
+	if err = config.Adopt(t.request.Name); err != nil {
+		return errors.Join(err, t.tun.Close())
+	}
+	return nil
+}
+
+// restore brings back the configuration that an earlier process saved. Without one the device is
+// blank and the agent fills it.
+func (t *tunnel) restore() {
+	data, err := os.ReadFile(t.path)
+	if err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			t.log.Warn("read the last configuration; the agent has to bring it", "error", err)
+		}
+		return
+	}
+	if err := t.device.IpcSet(string(data)); err != nil {
+		t.log.Warn("restore the last configuration; the agent has to bring it", "error", err)
+		return
+	}
+	t.saved = string(data)
+	t.restored = len(publicKeys(t.saved))
+}
+
+// check brings the device up when its link is. wireguard-go does so by itself on the link's event,
+// but does not try again when the port was taken at that moment, and forgets the port then.
+func (t *tunnel) check() {
+	if !linkIsUp(t.request.Name) {
+		return
+	}
+	t.saving.Lock()
+	port := listenPort(t.saved)
+	t.saving.Unlock()
+	if port != "" && listenPort(t.configuration()) == "" {
+		if err := t.device.IpcSet("listen_port=" + port + "\n"); err != nil {
+			t.log.Warn("set the listen port", "port", port, "error", err)
+		}
+	}
+	if err := t.device.Up(); err != nil {
+		t.log.Warn("bring the device up", "error", err)
+	}
+}
+
+// greet starts a handshake with every peer whose endpoint is known. Their sessions with the earlier
+// process are dead, and a peer that only sends would take 15 s to find out.
+func (t *tunnel) greet() {
+	for key, endpoint := range publicKeys(t.saved) {
+		if peer := t.device.LookupPeer(key); peer != nil && endpoint {
+			peer.SendKeepalive()
+		}
+	}
+}
+
+func (t *tunnel) running() bool {
+	select {
+	case <-t.device.Wait():
+		return false
+	default:
+		return true
+	}
+}
+
+// save writes the configuration, with the endpoints that peers have roamed to, if it has changed.
+func (t *tunnel) save() {
+	t.saving.Lock()
+	defer t.saving.Unlock()
+	if !t.running() {
+		return // what a closed device tells is not what was configured
+	}
+	now := t.configuration()
+	if now == t.saved {
+		return
+	}
+	if err := request.WriteFile(t.path, []byte(now)); err != nil {
+		t.log.Error("save the configuration; a restart would have to wait for the agent", "error", err)
+		return
+	}
+	t.saved = now
+}
+
+func (t *tunnel) configuration() string {
+	state, err := t.device.IpcGet() // fails only where it cannot write, and this writes to memory
+	if err != nil {
+		t.log.Error("read the configuration", "error", err)
+	}
+	return settings(state)
+}
+
+// close ends the device and leaves the TUN link.
+func (t *tunnel) close() {
+	_ = t.uapi.Close()
+	t.device.Close()
+}
+
+// remove ends the device, and the link with it. The link goes through its open file, not by name:
+// by now the name may belong to a kernel device.
+func (t *tunnel) remove() {
+	if err := setPersistent(t.link, false); err != nil && t.running() {
+		t.log.Warn("let the TUN link go", "error", err)
+	}
+	t.close()
+	if err := os.Remove(t.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.log.Warn("remove the saved configuration", "error", err)
+	}
+}
+
+// logger hands wireguard-go's words on. It abbreviates keys by itself and is never given a secret
+// that did not come in a well-formed line; see uapi.go.
+func logger(log *slog.Logger) *device.Logger {
+	words := func(format string, args []any) string { return strings.TrimSpace(fmt.Sprintf(format, args...)) }
+	l := &device.Logger{
+		Verbosef: device.DiscardLogf,
+		Errorf:   func(format string, args ...any) { log.Warn(words(format, args)) },
+	}
+	if log.Enabled(context.Background(), slog.LevelDebug) {
+		l.Verbosef = func(format string, args ...any) { log.Debug(words(format, args)) }
+	}
+	return l
+}
