@@ -1,0 +1,89 @@
+package source
+
+import (
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weftnet/weftnet/agent/snapshot"
+	"github.com/weftnet/weftnet/crds/v1alpha1"
+)
+
+func nodeFrom(object any) (snapshot.Node, bool) {
+	n, ok := object.(*v1alpha1.MeshNode)
+	if !ok {
+		return snapshot.Node{}, false
+	}
+	return snapshot.Node{
+		Name: n.Name, Created: n.CreationTimestamp.UTC(),
+		PodCIDRs: n.Spec.PodCIDRs, MeshIPs: n.Spec.MeshIPs, NodeIPs: n.Spec.NodeIPs,
+		PublicKey: n.Status.PublicKey, KeyEpoch: n.Status.KeyEpoch, Endpoints: n.Status.Endpoints,
+		ListenPort: n.Status.ListenPort, MTU: n.Status.MTU,
+	}, true
+}
+
+func poolFrom(object any) (snapshot.Pool, bool) {
+	p, ok := object.(*v1alpha1.IPPool)
+	if !ok {
+		return snapshot.Pool{}, false
+	}
+	out := snapshot.Pool{Name: p.Name}
+	for _, c := range p.Spec.CIDRs {
+		out.CIDRs = append(out.CIDRs, c.CIDR)
+	}
+	return out, true
+}
+
+// defaultConfig is what the schema's defaults are: a cluster without a MeshConfig works.
+func defaultConfig() snapshot.Config {
+	return snapshot.Config{
+		ListenPort: snapshot.DefaultListenPort, Keepalive: snapshot.DefaultKeepalive,
+		Backend: string(v1alpha1.BackendAuto),
+	}
+}
+
+func configFrom(object any) (snapshot.Config, bool) {
+	c, ok := object.(*v1alpha1.MeshConfig)
+	if !ok {
+		return snapshot.Config{}, false
+	}
+	out := defaultConfig()
+	out.MTU, out.NoMasqueradeCIDRs = c.Spec.MTU, c.Spec.NoMasqueradeCIDRs
+	if c.Spec.ListenPort != 0 {
+		out.ListenPort = c.Spec.ListenPort
+	}
+	if c.Spec.Keepalive != nil {
+		out.Keepalive = c.Spec.Keepalive.Duration
+	}
+	if c.Spec.Backend != "" {
+		out.Backend = string(c.Spec.Backend)
+	}
+	return out, true
+}
+
+// addresses are those of a Node, by type, in its order.
+type addresses struct{ internal, external []netip.Addr }
+
+func (a addresses) empty() bool { return len(a.internal) == 0 && len(a.external) == 0 }
+
+func addressesFrom(object any) (addresses, bool) {
+	n, ok := object.(*corev1.Node)
+	if !ok {
+		return addresses{}, false
+	}
+	var out addresses
+	for _, a := range n.Status.Addresses {
+		addr, err := netip.ParseAddr(a.Address)
+		if err != nil {
+			continue // a host name, or what a cloud provider puts in its place
+		}
+		switch a.Type {
+		case corev1.NodeInternalIP:
+			out.internal = append(out.internal, addr.Unmap())
+		case corev1.NodeExternalIP:
+			out.external = append(out.external, addr.Unmap())
+		case corev1.NodeHostName, corev1.NodeInternalDNS, corev1.NodeExternalDNS:
+		}
+	}
+	return out, true
+}
