@@ -1,0 +1,204 @@
+// Package check judges whether a cluster, or a node, can carry Weftnet. What was seen is
+// gathered elsewhere; here it is judged, by pure functions.
+package check
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/version"
+
+	"github.com/weftnet/weftnet/agent/kernel/link"
+	"github.com/weftnet/weftnet/agent/kernel/probe"
+)
+
+// Answer is what a check says.
+type Answer int
+
+// The answers, the worst first.
+const (
+	Bad Answer = iota
+	Unknown
+	Good
+)
+
+// String is how the answer is shown.
+func (a Answer) String() string {
+	return [...]string{"BAD", "unknown", "ok"}[a]
+}
+
+// Result is one check's answer, and what to do about it.
+type Result struct {
+	Name   string
+	Answer Answer
+	Text   string
+	Do     string
+}
+
+// Failed says whether any of them is bad.
+func Failed(results []Result) bool {
+	return slices.ContainsFunc(results, func(r Result) bool { return r.Answer == Bad })
+}
+
+// Cluster is what is known of a cluster before or after installation.
+type Cluster struct {
+	Version      string
+	Nodes        []corev1.Node
+	ServiceCIDRs []string
+	// Pools are the ranges of all IPPools, or of those that are to be installed.
+	Pools []string
+	// DaemonSets by namespace/name: another network gives itself away there.
+	DaemonSets []string
+}
+
+// MinimumVersion is the oldest Kubernetes that has what the chart needs (see Chart.yaml).
+const MinimumVersion = "1.33.0"
+
+// Results are the answers of every check.
+func (c Cluster) Results() []Result {
+	results := []Result{c.version(), c.families(), c.otherNetwork()}
+	return append(results, c.overlaps()...)
+}
+
+func (c Cluster) version() Result {
+	r := Result{Name: "Kubernetes version", Text: c.Version, Do: "upgrade Kubernetes to " + MinimumVersion + " or later"}
+	have, err := version.ParseGeneric(c.Version)
+	switch {
+	case err != nil:
+		r.Answer, r.Text = Unknown, err.Error()
+	case have.LessThan(version.MustParseGeneric(MinimumVersion)):
+		r.Answer = Bad
+	default:
+		r.Answer = Good
+	}
+	return r
+}
+
+// families looks for nodes that have no address, or lack the family of a pool.
+func (c Cluster) families() Result {
+	r := Result{Name: "node addresses", Answer: Good, Do: "give the kubelet both addresses (--node-ip), or leave the family out of the pools"}
+	var lacking []string
+	for i := range c.Nodes {
+		addresses := internalIPs(&c.Nodes[i])
+		if len(addresses) == 0 {
+			lacking = append(lacking, c.Nodes[i].Name+" has no InternalIP")
+		}
+	}
+	r.Text = fmt.Sprintf("all %d nodes have an InternalIP", len(c.Nodes))
+	if len(lacking) > 0 {
+		r.Answer, r.Text = Bad, strings.Join(lacking, "; ")
+	}
+	return r
+}
+
+// known are DaemonSets of other networks, by the name that they have in their own manifests.
+var known = []string{"calico-node", "canal", "cilium", "kube-flannel-ds", "kube-flannel", "weave-net", "kube-router", "antrea-agent", "kindnet", "aws-node", "kilo"}
+
+func (c Cluster) otherNetwork() Result {
+	r := Result{Name: "other networks", Answer: Good, Text: "none seen", Do: "remove the other network: two of them fight for the same Pods and routes"}
+	var seen []string
+	for _, name := range c.DaemonSets {
+		if slices.Contains(known, name[strings.LastIndex(name, "/")+1:]) {
+			seen = append(seen, name)
+		}
+	}
+	if len(seen) > 0 {
+		r.Answer, r.Text = Bad, "DaemonSet "+strings.Join(seen, ", ")
+	}
+	return r
+}
+
+// overlaps compares each pool with the Service CIDRs, the nodes' addresses and the other pools.
+func (c Cluster) overlaps() []Result {
+	var results []Result
+	for i, pool := range c.Pools {
+		r := Result{Name: "pool " + pool, Answer: Good, Text: "overlaps nothing", Do: "choose another range: chart value ipPools"}
+		prefix, err := netip.ParsePrefix(pool)
+		if err != nil {
+			r.Answer, r.Text = Bad, err.Error()
+		} else if clashes := c.clashes(prefix, c.Pools[i+1:]); len(clashes) > 0 {
+			r.Answer, r.Text = Bad, "overlaps "+strings.Join(clashes, ", ")
+		}
+		results = append(results, r)
+	}
+	return results
+}
+
+func (c Cluster) clashes(pool netip.Prefix, pools []string) []string {
+	var clashes []string
+	add := func(what, cidr string) {
+		if other, err := netip.ParsePrefix(cidr); err == nil && other.Overlaps(pool) {
+			clashes = append(clashes, what+" "+cidr)
+		}
+	}
+	for _, cidr := range c.ServiceCIDRs {
+		add("the Service CIDR", cidr)
+	}
+	for _, cidr := range pools {
+		add("the pool", cidr)
+	}
+	for i := range c.Nodes {
+		for _, address := range internalIPs(&c.Nodes[i]) {
+			if pool.Contains(address) {
+				clashes = append(clashes, fmt.Sprintf("the address %s of node %s", address, c.Nodes[i].Name))
+			}
+		}
+	}
+	return clashes
+}
+
+func internalIPs(n *corev1.Node) []netip.Addr {
+	var addresses []netip.Addr
+	for _, a := range n.Status.Addresses {
+		if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			addresses = append(addresses, addr)
+		}
+	}
+	return addresses
+}
+
+// Node judges what the probes of a node's kernel found.
+func Node(features []probe.Feature) []Result {
+	results := []Result{backend(features)}
+	for _, f := range features {
+		if f.Need == probe.Backend {
+			continue
+		}
+		r := Result{Name: f.Name, Text: f.Reason, Do: "needed for " + f.Use}
+		switch {
+		case f.Answer == link.Yes:
+			r.Answer = Good
+		case f.Answer == link.No && f.Need == probe.Required:
+			r.Answer = Bad
+		case f.Answer == link.No:
+			r.Answer, r.Text = Good, f.Reason+" (optional: "+f.Use+")"
+		default:
+			r.Answer = Unknown
+		}
+		results = append(results, r)
+	}
+	return results
+}
+
+// backend says which WireGuard the node will use: one of the two is enough.
+func backend(features []probe.Feature) Result {
+	r := Result{Name: "WireGuard", Answer: Bad, Do: "load the module wireguard (Linux 5.6 or later), or tun"}
+	var reasons []string
+	for _, f := range features {
+		if f.Need != probe.Backend {
+			continue
+		}
+		if f.Answer == link.Yes {
+			return Result{Name: r.Name, Answer: Good, Text: f.Name + ": " + f.Use}
+		}
+		if f.Answer == link.Unknown {
+			r.Answer = Unknown
+		}
+		reasons = append(reasons, f.Name+": "+f.Reason)
+	}
+	r.Text = strings.Join(reasons, "; ")
+	return r
+}

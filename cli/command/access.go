@@ -1,0 +1,69 @@
+package command
+
+import (
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/weftnet/weftnet/cli/view"
+	"github.com/weftnet/weftnet/crds/v1alpha1"
+	"github.com/weftnet/weftnet/version"
+)
+
+// access says how the user reaches the cluster.
+type access struct {
+	kubeconfig string
+	context    string
+}
+
+func (a *access) config() (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = a.kubeconfig
+	overrides := &clientcmd.ConfigOverrides{CurrentContext: a.context}
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("find the cluster (--kubeconfig, $KUBECONFIG or ~/.kube/config): %w", err)
+	}
+	config.QPS, config.Burst = 50, 100 // a command of a person, not a controller that shares the server with many
+	config.UserAgent = "weft/" + version.Version
+	return config, nil
+}
+
+// clients makes the two clients that commands use.
+func (a *access) clients() (client.Client, kubernetes.Interface, error) {
+	config, err := a.config()
+	if err != nil {
+		return nil, nil, err
+	}
+	kinds := runtime.NewScheme()
+	if err := scheme.AddToScheme(kinds); err != nil {
+		return nil, nil, fmt.Errorf("register the kinds of Kubernetes: %w", err)
+	}
+	if err := v1alpha1.AddToScheme(kinds); err != nil {
+		return nil, nil, fmt.Errorf("register the kinds of weftnet.io: %w", err)
+	}
+	objects, err := client.New(config, client.Options{Scheme: kinds})
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a client: %w", err)
+	}
+	typed, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a client: %w", err)
+	}
+	return objects, typed, nil
+}
+
+// source reads the mesh; an agent that does not answer within the patience is told as unknown.
+func (a *access) source(patience time.Duration) (*view.Source, error) {
+	objects, typed, err := a.clients()
+	if err != nil {
+		return nil, err
+	}
+	return &view.Source{Client: objects, Typed: typed, Patience: patience}, nil
+}

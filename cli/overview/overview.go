@@ -1,0 +1,160 @@
+// Package overview writes what is known of a mesh as tables for a terminal. It computes nothing
+// that another package decides; the same Mesh always gives the same text.
+package overview
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weftnet/weftnet/cli/view"
+	"github.com/weftnet/weftnet/crds/v1alpha1"
+)
+
+const none = "-"
+
+// Write writes the nodes, the pools, and what is wrong.
+func Write(w io.Writer, m *view.Mesh) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NODE\tREADY\tBACKEND\tPOD CIDRS\tENDPOINTS\tPEERS\tLAST HANDSHAKE\tMTU")
+	for _, name := range m.Names() {
+		fmt.Fprintln(t, strings.Join(nodeRow(m, name), "\t"))
+	}
+	if len(m.Pools) > 0 {
+		fmt.Fprintln(t, "\nPOOL\tREADY\tRANGE\tBLOCKS USED\tFREE")
+	}
+	for i := range m.Pools {
+		for _, row := range poolRows(&m.Pools[i]) {
+			fmt.Fprintln(t, strings.Join(row, "\t"))
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("write the overview: %w", err)
+	}
+	for _, line := range Troubles(m) {
+		if _, err := fmt.Fprintln(w, "!", line); err != nil {
+			return fmt.Errorf("write the overview: %w", err)
+		}
+	}
+	return nil
+}
+
+func nodeRow(m *view.Mesh, name string) []string {
+	n := m.MeshNode(name)
+	if n == nil {
+		return []string{name, "no MeshNode", none, none, none, none, none, none}
+	}
+	return []string{
+		name,
+		readiness(n.Status.Conditions),
+		orNone(string(n.Status.Backend)),
+		list(n.Spec.PodCIDRs),
+		list(n.Status.Endpoints),
+		fmt.Sprintf("%d/%d", n.Status.Peers.Connected, n.Status.Peers.Expected),
+		lastHandshake(m, name),
+		orNone(number(n.Status.MTU)),
+	}
+}
+
+func lastHandshake(m *view.Mesh, name string) string {
+	if _, asked := m.Links[name]; !asked {
+		return "unknown"
+	}
+	age, known := m.LastHandshake(name)
+	if !known {
+		return none
+	}
+	return age.Round(time.Second).String() + " ago"
+}
+
+func poolRows(pool *v1alpha1.IPPool) [][]string {
+	var rows [][]string
+	for _, r := range pool.Spec.CIDRs {
+		row := []string{pool.Name, readiness(pool.Status.Conditions), r.CIDR, none, none}
+		for _, usage := range pool.Status.Usage {
+			if usage.CIDR == r.CIDR {
+				row[3], row[4] = fmt.Sprint(usage.Allocated), fmt.Sprint(usage.Free)
+			}
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// Troubles are the conditions that do not hold and the Pods that are not ready, a line each.
+func Troubles(m *view.Mesh) []string {
+	var lines []string
+	for i := range m.MeshNodes {
+		lines = append(lines, unmet("node "+m.MeshNodes[i].Name, m.MeshNodes[i].Status.Conditions)...)
+	}
+	for i := range m.Pools {
+		lines = append(lines, unmet("pool "+m.Pools[i].Name, m.Pools[i].Status.Conditions)...)
+	}
+	if m.Config != nil {
+		lines = append(lines, unmet("MeshConfig "+m.Config.Name, m.Config.Status.Conditions)...)
+	}
+	for _, name := range m.Names() {
+		if agent, there := m.Agents[name]; there && !agent.Ready {
+			lines = append(lines, fmt.Sprintf("agent %s on %s: %s", agent.Pod, name, agent.Why))
+		} else if !there && m.Node(name) != nil {
+			lines = append(lines, fmt.Sprintf("node %s has no agent", name))
+		}
+	}
+	for _, o := range m.Operators {
+		if !o.Ready {
+			lines = append(lines, fmt.Sprintf("operator %s: %s", o.Pod, o.Why))
+		}
+	}
+	return lines
+}
+
+// badWhenTrue are the conditions that tell a fault by being true.
+var badWhenTrue = []string{v1alpha1.ConditionExhausted, v1alpha1.ConditionConflict, v1alpha1.ConditionShrunk}
+
+func unmet(about string, conditions []metav1.Condition) []string {
+	var lines []string
+	for _, c := range conditions {
+		bad := c.Status != metav1.ConditionTrue
+		if slices.Contains(badWhenTrue, c.Type) {
+			bad = c.Status == metav1.ConditionTrue
+		}
+		if bad {
+			lines = append(lines, fmt.Sprintf("%s: %s is %s: %s: %s", about, c.Type, c.Status, c.Reason, c.Message))
+		}
+	}
+	return lines
+}
+
+func readiness(conditions []metav1.Condition) string {
+	c := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
+	switch {
+	case c == nil:
+		return "Unknown"
+	case c.Status == metav1.ConditionTrue:
+		return "True"
+	default:
+		return string(c.Status) + " (" + c.Reason + ")"
+	}
+}
+
+func list(items []string) string { return orNone(strings.Join(items, ",")) }
+
+func number(n int32) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprint(n)
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return none
+	}
+	return s
+}
