@@ -1,0 +1,81 @@
+// Command demo brings up a real Kubernetes cluster on this machine, installs Weftnet into it as its
+// only network, and shows that Pods reach each other and that the wire carries nothing but WireGuard.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/weftnet/weftnet/test/harness"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	nodes := flag.Int("nodes", 3, "nodes of the cluster")
+	proxy := flag.String("proxy", "kube-proxy", "what serves Services: kube-proxy or none")
+	flag.Parse()
+	if err := run(ctx, *nodes, *proxy); err != nil {
+		fmt.Fprintln(os.Stderr, "\ndemo:", err)
+		fmt.Fprintln(os.Stderr, "The cluster is left as it is, to look at: export KUBECONFIG=.testbed/kubeconfig. `make demo-down` ends it.")
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, nodes int, proxy string) error {
+	begin := time.Now()
+	root, err := harness.Root()
+	if err != nil {
+		return err
+	}
+	options := harness.Options{Nodes: nodes, Proxy: proxy, Out: os.Stdout}
+	heading(begin, "build the cluster's programs and Weftnet's images")
+	if err := harness.Build(ctx, root, options); err != nil {
+		return err
+	}
+	heading(begin, "bring up %d nodes, without a network", nodes)
+	cluster, err := harness.Up(ctx, root, options)
+	if err != nil {
+		return err
+	}
+	heading(begin, "listen on the wire, then install Weftnet with Helm")
+	audit, err := cluster.StartAudit(ctx)
+	if err != nil {
+		return err
+	}
+	proof, err := installAndProve(ctx, cluster, nodes, begin)
+	report, stopErr := audit.Stop(ctx)
+	if err := errors.Join(err, stopErr); err != nil {
+		return err
+	}
+	proof.Leaks = report
+	proof.print(os.Stdout, root, time.Since(begin))
+	return proof.held()
+}
+
+func installAndProve(ctx context.Context, cluster *harness.Cluster, nodes int, begin time.Time) (*proof, error) {
+	if err := cluster.Install(ctx); err != nil {
+		return nil, err
+	}
+	heading(begin, "wait until every node is connected to every other")
+	if err := cluster.WaitNodes(ctx, nodes, 4*time.Minute); err != nil {
+		return nil, err
+	}
+	heading(begin, "start a Pod on every node and let all talk to all")
+	probes, err := cluster.StartProbes(ctx, nodes)
+	if err != nil {
+		return nil, err
+	}
+	return prove(ctx, cluster, probes)
+}
+
+func heading(begin time.Time, format string, args ...any) {
+	elapsed := time.Since(begin).Round(time.Second)
+	fmt.Printf("\n== %02d:%02d  %s\n", int(elapsed.Minutes()), int(elapsed.Seconds())%60, fmt.Sprintf(format, args...))
+}

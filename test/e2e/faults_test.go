@@ -1,0 +1,143 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weftnet/weftnet/crds/v1alpha1"
+	"github.com/weftnet/weftnet/test/harness"
+)
+
+// pps is the rate of the flows that must not lose a packet.
+const pps = 1000
+
+// fault runs one of the testbed's faults and heals all of them when the test ends.
+func fault(t *testing.T, args ...string) {
+	t.Helper()
+	t.Cleanup(func() {
+		if _, err := cluster.Testbed(context.Background(), "fault", "heal", "--all"); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := cluster.Testbed(t.Context(), append([]string{"fault"}, args...)...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// steadyFlows sends 1,000 packets a second between two nodes, in both families at once, while
+// disturb runs, and requires that every packet arrived.
+func steadyFlows(t *testing.T, port uint16, length time.Duration, disturb func()) {
+	t.Helper()
+	from, to := &probes.Pods[1], &probes.Pods[2]
+	targets := harness.Addresses(to)
+	for i := range targets {
+		if err := cluster.ServeStreams(t.Context(), to, port+uint16(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	results := make([]harness.StreamResult, len(targets))
+	errs := make([]error, len(targets))
+	var flows sync.WaitGroup
+	for i, target := range targets {
+		flows.Go(func() {
+			stream := harness.Stream{From: from, To: target, Port: port + uint16(i), For: length, PacketsPerSecond: pps}
+			results[i], errs[i] = cluster.RunStream(t.Context(), stream)
+		})
+	}
+	disturb()
+	flows.Wait()
+	for i, target := range targets {
+		checkFlow(t, target, results[i], errs[i], length)
+	}
+}
+
+func checkFlow(t *testing.T, target netip.Addr, result harness.StreamResult, err error, length time.Duration) {
+	t.Helper()
+	if err != nil {
+		t.Errorf("flow to %s: %v", target, err)
+		return
+	}
+	t.Logf("flow to %s: %d packets, %d lost", target, result.Packets, result.Lost)
+	if want := int(length.Seconds()*pps) * 9 / 10; result.Packets < want {
+		t.Errorf("flow to %s: only %d packets were sent, want about %d: the test proves little", target, result.Packets, want)
+	}
+	if result.Lost != 0 {
+		t.Errorf("flow to %s: %d of %d packets were lost", target, result.Lost, result.Packets)
+	}
+}
+
+// TestKillingAgentsLosesNoPacket kills the agents on both sides of live flows with SIGKILL.
+func TestKillingAgentsLosesNoPacket(t *testing.T) {
+	steadyFlows(t, 5311, 20*time.Second, func() {
+		fault(t, "kill", "agent", "--node=tb-node2,tb-node3")
+	})
+	if err := cluster.WaitNodes(t.Context(), nodes, time.Minute); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOperatorDown holds every operator still: traffic and new Pods do not need it.
+func TestOperatorDown(t *testing.T) {
+	fault(t, "pause", "operator")
+	steadyFlows(t, 5321, 5*time.Second, func() {
+		spec := podSpec("pause")
+		spec.NodeName = "tb-node2"
+		startPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "no-operator"}, Spec: spec})
+	})
+}
+
+// TestCutLinkIsToldAndHeals cuts UDP between two nodes: both say which peer is lost, the third pair
+// goes on, and after healing all are connected again.
+func TestCutLinkIsToldAndHeals(t *testing.T) {
+	fault(t, "cut", "tb-node2", "tb-node3", "--udp")
+	for node, peer := range map[string]string{"tb-node2": "tb-node3", "tb-node3": "tb-node2"} {
+		err := harness.Eventually(t.Context(), 5*time.Minute, node+" tells that it lost "+peer, func(ctx context.Context) error {
+			return lostPeer(t, node, peer)
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := cluster.Testbed(t.Context(), "fault", "heal", "--all"); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.WaitNodes(t.Context(), nodes, 2*time.Minute); err != nil {
+		t.Error(err)
+	}
+	checkAllPairs(t)
+}
+
+func lostPeer(t *testing.T, node, peer string) error {
+	for _, condition := range meshNode(t, node).Status.Conditions {
+		if condition.Type != v1alpha1.ConditionPeersConnected {
+			continue
+		}
+		if condition.Status == metav1.ConditionFalse && strings.Contains(condition.Message, peer) {
+			return nil
+		}
+		return fmt.Errorf("PeersConnected is %s: %s", condition.Status, condition.Message)
+	}
+	return fmt.Errorf("no condition PeersConnected yet")
+}
+
+// checkAllPairs requires an answer between every two Pods.
+func checkAllPairs(t *testing.T) {
+	t.Helper()
+	hops, err := cluster.PodHops(t.Context(), probes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, hop := range hops {
+		checkSource(t, hop, podAddresses(hop.From))
+	}
+}

@@ -1,0 +1,194 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weftnet/weftnet/crds/v1alpha1"
+	"github.com/weftnet/weftnet/test/harness"
+)
+
+// identity of a node: what must not change when it comes back.
+type identity struct {
+	PodCIDRs, MeshIPs, PublicKey string
+	KeyEpoch                     int64
+}
+
+func identityOf(node *v1alpha1.MeshNode) identity {
+	return identity{
+		PodCIDRs: strings.Join(node.Spec.PodCIDRs, " "), MeshIPs: strings.Join(node.Spec.MeshIPs, " "),
+		PublicKey: node.Status.PublicKey, KeyEpoch: node.Status.KeyEpoch,
+	}
+}
+
+// TestRebootedNodeComesBackAsItself reboots a node: the kernel's state and /run are gone, the disk is kept.
+func TestRebootedNodeComesBackAsItself(t *testing.T) {
+	before := identityOf(meshNode(t, "tb-node3"))
+	if _, err := cluster.Testbed(t.Context(), "node", "reboot", "tb-node3"); err != nil {
+		t.Fatal(err)
+	}
+	refreshProbes(t, nodes)
+	if after := identityOf(meshNode(t, "tb-node3")); after != before {
+		t.Errorf("the node came back as %+v, it was %+v", after, before)
+	}
+	checkAllPairs(t)
+}
+
+// refreshProbes waits until all nodes and their probe Pods are ready again and answer.
+func refreshProbes(t *testing.T, count int) {
+	t.Helper()
+	if err := cluster.WaitNodes(t.Context(), count, 3*time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	err := harness.Eventually(t.Context(), 2*time.Minute, "probes answer", func(ctx context.Context) error {
+		var err error
+		if probes, err = cluster.FindProbes(ctx, count); err != nil {
+			return err
+		}
+		hops, err := cluster.PodHops(ctx, probes)
+		if err != nil {
+			return err
+		}
+		for _, hop := range hops {
+			if !hop.Seen.IsValid() {
+				return fmt.Errorf("%s got no answer from %s", hop.From, hop.Target)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNodeJoinsAndLeaves(t *testing.T) {
+	before := map[string]identity{}
+	for i := range nodes {
+		name := fmt.Sprintf("tb-node%d", i+1)
+		before[name] = identityOf(meshNode(t, name))
+	}
+	out, err := cluster.Testbed(t.Context(), "node", "add")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Fields(out)
+	added := lines[len(lines)-1]
+	removed := false
+	remove := func(ctx context.Context) error {
+		removed = true
+		_, err := cluster.Testbed(ctx, "node", "remove", added)
+		return err
+	}
+	t.Cleanup(func() {
+		if !removed {
+			if err := remove(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err := cluster.LoadImages(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	refreshProbes(t, nodes+1)
+	for name, was := range before {
+		if now := identityOf(meshNode(t, name)); now != was {
+			t.Errorf("%s is now %+v because another node came, it was %+v", name, now, was)
+		}
+	}
+	if err := remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	refreshProbes(t, nodes)
+	checkAllPairs(t)
+}
+
+// TestAPIServerDown stops the API server for two minutes. Flows between Pods lose nothing. A node
+// that loses all its network state meanwhile, its agent and its WireGuard process killed, comes back
+// from what it has on disk.
+func TestAPIServerDown(t *testing.T) {
+	const port, length = 5331, 150
+	from, to := &probes.Pods[0], &probes.Pods[1]
+	if err := cluster.ServeStreams(t.Context(), to, port); err != nil {
+		t.Fatal(err)
+	}
+	command := fmt.Sprintf("setsid iperf3 -c %s -p %d -u -l 100 -b 800000 -t %d -J > /tmp/flow.json 2>&1 < /dev/null &", harness.Addresses(to)[0], port, length)
+	if _, err := cluster.Exec(t.Context(), from, "bash", "-c", command); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	target := harness.Addresses(to)[0].String()
+	fault(t, "api", "stop")
+	loseNetworkState(t, "tb-node3")
+	err := harness.Eventually(t.Context(), 90*time.Second, "tb-node3 reaches Pods again without an API server", func(ctx context.Context) error {
+		_, err := harness.Command(ctx, cluster.Root, nil, "ip", "netns", "exec", "tb-node3", "ping", "-c", "1", "-W", "1", target)
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	t.Logf("tb-node3 was back %s after its loss", time.Since(begin).Round(100*time.Millisecond))
+	untilOver(t, begin.Add(120*time.Second))
+	if _, err := cluster.Testbed(t.Context(), "fault", "api", "start"); err != nil {
+		t.Fatal(err)
+	}
+	checkDetachedFlow(t, length*pps)
+	refreshProbes(t, nodes)
+	checkAllPairs(t)
+}
+
+// loseNetworkState takes from a node what a reboot would take: its processes of Weftnet, its links,
+// routes, rules and nftables.
+func loseNetworkState(t *testing.T, node string) {
+	t.Helper()
+	fault(t, "kill", "agent", "--node="+node)
+	fault(t, "kill", "wireguard", "--node="+node)
+	script := "ip link delete weft0; ip route flush proto 87; ip -6 route flush proto 87; nft delete table inet weftnet; rm -rf /run/weftnet/wireguard"
+	if _, err := cluster.Testbed(t.Context(), "exec", node, "--", "bash", "-c", script); err != nil {
+		t.Logf("taking the network state of %s: %v", node, err) // what is already gone cannot be deleted
+	}
+}
+
+// untilOver waits for a moment that the test itself defines: how long the API server stays down.
+func untilOver(t *testing.T, moment time.Time) {
+	t.Helper()
+	timer := time.NewTimer(time.Until(moment))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+	}
+}
+
+func checkDetachedFlow(t *testing.T, want int) {
+	t.Helper()
+	var report struct {
+		Error string `json:"error"`
+		End   struct {
+			Sum struct {
+				Packets int `json:"packets"`
+				Lost    int `json:"lost_packets"`
+			} `json:"sum"`
+		} `json:"end"`
+	}
+	err := harness.Eventually(t.Context(), 3*time.Minute, "flow has ended", func(ctx context.Context) error {
+		out, err := cluster.Exec(ctx, &probes.Pods[0], "cat", "/tmp/flow.json")
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal([]byte(out), &report)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := report.End.Sum
+	t.Logf("flow while the API server was down: %d packets, %d lost", sum.Packets, sum.Lost)
+	if report.Error != "" || sum.Packets < want*9/10 || sum.Lost != 0 {
+		t.Errorf("flow: %d of about %d packets sent, %d lost, error %q", sum.Packets, want, sum.Lost, report.Error)
+	}
+}

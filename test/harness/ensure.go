@@ -1,0 +1,79 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+)
+
+// Options say what cluster Ensure shall leave behind.
+type Options struct {
+	// Nodes in the cluster; 0 means 3.
+	Nodes int
+	// Proxy is what serves Services: "kube-proxy" (the default) or "none".
+	Proxy string
+	// Sets of the testbed's programs that are wanted besides those of the cluster itself.
+	Sets []string
+	// Helm holds further arguments for the chart, such as --set.
+	Helm []string
+	// Out receives the progress.
+	Out io.Writer
+}
+
+func (o Options) withDefaults() Options {
+	if o.Nodes == 0 {
+		o.Nodes = 3
+	}
+	if o.Proxy == "" {
+		o.Proxy = "kube-proxy"
+	}
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	return o
+}
+
+// Build makes the programs of the testbed and Weftnet's images, from their caches where it can.
+func Build(ctx context.Context, root string, options Options) error {
+	options = options.withDefaults()
+	args := append([]string{"build", "cluster"}, options.Sets...)
+	if _, err := Testbed(ctx, root, options.Out, args...); err != nil {
+		return fmt.Errorf("build the testbed's programs: %w", err)
+	}
+	if _, err := Testbed(ctx, root, options.Out, "images"); err != nil {
+		return fmt.Errorf("build the images: %w", err)
+	}
+	return nil
+}
+
+// Up brings up a cluster that has no network yet, or finds it up.
+func Up(ctx context.Context, root string, options Options) (*Cluster, error) {
+	options = options.withDefaults()
+	_, err := Testbed(ctx, root, options.Out, "up", "--nodes="+strconv.Itoa(options.Nodes), "--proxy="+options.Proxy)
+	if err != nil {
+		return nil, fmt.Errorf("bring up the cluster: %w", err)
+	}
+	return Open(root, options.Out)
+}
+
+// Ensure builds what is missing, brings up the cluster, installs Weftnet and waits until every node
+// is connected to every other. On a cluster that is so already it changes nothing.
+func Ensure(ctx context.Context, root string, options Options) (*Cluster, error) {
+	options = options.withDefaults()
+	if err := Build(ctx, root, options); err != nil {
+		return nil, err
+	}
+	cluster, err := Up(ctx, root, options)
+	if err != nil {
+		return nil, err
+	}
+	if err := cluster.Install(ctx, options.Helm...); err != nil {
+		return nil, err
+	}
+	if err := cluster.WaitNodes(ctx, options.Nodes, 4*time.Minute); err != nil {
+		return nil, err
+	}
+	return cluster, nil
+}

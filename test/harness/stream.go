@@ -1,0 +1,91 @@
+package harness
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Stream is a constant flow of small UDP packets, or as much TCP as goes through.
+type Stream struct {
+	From *corev1.Pod
+	To   netip.Addr
+	Port uint16
+	For  time.Duration
+	// PacketsPerSecond of UDP, with 100 bytes each; 0 means TCP at full speed.
+	PacketsPerSecond int
+	// Parallel TCP connections; 0 means one.
+	Parallel int
+}
+
+// StreamResult is what the receiving side counted.
+type StreamResult struct {
+	Packets, Lost int
+	BitsPerSecond float64
+	// Retransmits of TCP.
+	Retransmits int
+}
+
+// ServeStreams starts the receiving side of streams in a Pod, in the background.
+func (c *Cluster) ServeStreams(ctx context.Context, pod *corev1.Pod, port uint16) error {
+	_, err := c.Exec(ctx, pod, "iperf3", "-s", "-D", "-p", strconv.Itoa(int(port)))
+	if err != nil {
+		return fmt.Errorf("start the receiving side: %w", err)
+	}
+	return Eventually(ctx, 10*time.Second, "receiving side listens", func(ctx context.Context) error {
+		_, err := c.Exec(ctx, pod, "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/127.0.0.1/%d", port))
+		return err
+	})
+}
+
+const datagramBytes = 100
+
+// RunStream sends and returns when all has been sent and counted.
+func (c *Cluster) RunStream(ctx context.Context, s Stream) (StreamResult, error) {
+	args := []string{"iperf3", "-c", s.To.String(), "-p", strconv.Itoa(int(s.Port)), "-J", "-t", strconv.Itoa(int(s.For.Seconds()))}
+	if s.PacketsPerSecond > 0 {
+		args = append(args, "-u", "-l", strconv.Itoa(datagramBytes), "-b", strconv.Itoa(s.PacketsPerSecond*datagramBytes*8))
+	}
+	if s.Parallel > 1 {
+		args = append(args, "-P", strconv.Itoa(s.Parallel))
+	}
+	out, err := c.Exec(ctx, s.From, args...)
+	if err != nil {
+		return StreamResult{}, fmt.Errorf("stream to %s: %w: %s", s.To, err, tail(out, 500))
+	}
+	return parseStream([]byte(out), s.PacketsPerSecond > 0)
+}
+
+type flowSum struct {
+	Packets       int     `json:"packets"`
+	Lost          int     `json:"lost_packets"`
+	BitsPerSecond float64 `json:"bits_per_second"`
+	Retransmits   int     `json:"retransmits"`
+}
+
+// parseStream reads the report that iperf3 prints with -J.
+func parseStream(report []byte, udp bool) (StreamResult, error) {
+	var r struct {
+		Error string `json:"error"`
+		End   struct {
+			Sum      flowSum `json:"sum"`
+			Sent     flowSum `json:"sum_sent"`
+			Received flowSum `json:"sum_received"`
+		} `json:"end"`
+	}
+	if err := json.Unmarshal(report, &r); err != nil {
+		return StreamResult{}, fmt.Errorf("read the stream's report: %w", err)
+	}
+	if r.Error != "" {
+		return StreamResult{}, fmt.Errorf("stream: %s", r.Error)
+	}
+	if udp {
+		return StreamResult{Packets: r.End.Sum.Packets, Lost: r.End.Sum.Lost, BitsPerSecond: r.End.Sum.BitsPerSecond}, nil
+	}
+	return StreamResult{BitsPerSecond: r.End.Received.BitsPerSecond, Retransmits: r.End.Sent.Retransmits}, nil
+}

@@ -1,0 +1,104 @@
+// Command upstream runs Kubernetes' own end-to-end tests of sig-network against Weftnet on the
+// testbed, and tells how many passed.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/weftnet/weftnet/test/harness"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "upstream:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	nodes, procs int
+	proxy        string
+	set          string
+	focus, skip  string
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("upstream", flag.ContinueOnError)
+	flags.IntVar(&o.nodes, "nodes", 3, "nodes of the cluster")
+	flags.IntVar(&o.procs, "procs", 4, "tests that run at the same time")
+	flags.StringVar(&o.proxy, "proxy", "kube-proxy", "what serves Services: kube-proxy or none")
+	flags.StringVar(&o.set, "set", "conformance", "which tests: conformance or dozen")
+	flags.StringVar(&o.focus, "focus", "", "a regular expression of test names, instead of a set")
+	flags.StringVar(&o.skip, "skip", "", "a regular expression of test names to leave out, instead of the set's")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if o.focus == "" {
+		chosen, known := sets[o.set]
+		if !known {
+			return o, fmt.Errorf("unknown set %q: have conformance, dozen", o.set)
+		}
+		o.focus = chosen.focus
+		if o.skip == "" {
+			o.skip = chosen.skip
+		}
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, args []string) error {
+	o, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	root, err := harness.Root()
+	if err != nil {
+		return err
+	}
+	ensure := harness.Options{Nodes: o.nodes, Proxy: o.proxy, Sets: []string{"upstream"}, Out: os.Stdout}
+	if _, err := harness.Ensure(ctx, root, ensure); err != nil {
+		return err
+	}
+	report := filepath.Join(root, "dist", "upstream")
+	if err := os.MkdirAll(report, 0o755); err != nil {
+		return fmt.Errorf("make the report's folder: %w", err)
+	}
+	return ginkgo(ctx, root, report, o)
+}
+
+// ginkgo runs the suite. The flags are those that the suite's own users give it on clusters that no
+// cloud provider made.
+func ginkgo(ctx context.Context, root, report string, o options) error {
+	args := []string{"--nodes=" + strconv.Itoa(o.procs), "--focus=" + o.focus, "--no-color"}
+	if o.skip != "" {
+		args = append(args, "--skip="+o.skip)
+	}
+	args = append(args, harness.Bin(root, "e2e.test"), "--",
+		"--kubeconfig="+filepath.Join(root, ".testbed", "kubeconfig"),
+		"--provider=skeleton", "--disable-log-dump=true", "--dump-logs-on-failure=false",
+		"--report-dir="+report)
+	cmd := exec.CommandContext(ctx, harness.Bin(root, "ginkgo"), args...)
+	cmd.Dir = report
+	cmd.Env = append(os.Environ(), "KUBERNETES_CONFORMANCE_TEST=y", "PATH="+filepath.Join(root, ".testbed", "bin")+":"+os.Getenv("PATH"))
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // lets ginkgo clean up its namespaces
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("run the upstream tests (report in %s): %w", report, err)
+	}
+	return nil
+}
