@@ -22,7 +22,7 @@ func enqueue(socket string, frame []byte, header wire.Header) error {
 	if err := mkdir(dir); err != nil {
 		return err
 	}
-	name := dir + "/" + fileName(header.ContainerID) + "@" + fileName(header.IfName)
+	name := dir + "/" + wire.QueueName(header.ContainerID, header.IfName)
 	temp := dir + "/." + strconv.Itoa(syscall.Getpid())
 	fd, err := syscall.Open(temp, syscall.O_WRONLY|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -52,16 +52,4 @@ func mkdir(dir string) error {
 		return wrap("make "+dir+": ", err)
 	}
 	return nil
-}
-
-// fileName keeps what CNI allows in a container ID and in the name of an interface, but for the
-// slash and a leading dot, and no more than fits.
-func fileName(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		if c == '/' || c == 0 || i == 0 && c == '.' {
-			b[i] = '_'
-		}
-	}
-	return string(b[:min(len(b), 100)])
 }

@@ -54,6 +54,7 @@ type Recovery struct {
 // Log is an open log. Append may be called by many at once.
 type Log struct {
 	cfg  Config
+	lock *os.File
 	wake chan struct{}
 	done chan struct{}
 
@@ -69,8 +70,12 @@ type Log struct {
 	broken bool
 }
 
-// ErrClosed is returned for entries given to a closed log.
-var ErrClosed = errors.New("the attachment log is closed")
+// ErrClosed is returned for entries given to a closed log, and ErrLocked by Open while another
+// process has the log open.
+var (
+	ErrClosed = errors.New("the attachment log is closed")
+	ErrLocked = errors.New("another agent has the attachment log open")
+)
 
 // Ticket is the receipt for entries.
 type Ticket struct {
@@ -96,18 +101,23 @@ func (t *Ticket) Durable() error {
 	return t.err
 }
 
-// Open reads the log and starts a new file from what it says.
+// Open reads the log and starts a new file from what it says. Only one process at a time has it
+// open: an agent that starts while its predecessor still ends gets ErrLocked.
 func Open(c Config) (*Log, Recovery, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, Recovery{}, fmt.Errorf("make the folder of the attachment log: %w", err)
 	}
-	l := &Log{cfg: c, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	rec, err := l.recover()
+	lock, err := lockFile(filepath.Join(c.Dir, "lock"))
 	if err != nil {
-		return nil, rec, err
+		return nil, Recovery{}, err
 	}
-	if err := l.rewrite(); err != nil {
-		return nil, rec, err
+	l := &Log{cfg: c, lock: lock, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	rec, err := l.recover()
+	if err == nil {
+		err = l.rewrite()
+	}
+	if err != nil {
+		return nil, rec, errors.Join(err, lock.Close())
 	}
 	go l.run()
 	return l, rec, nil
@@ -181,7 +191,7 @@ func (l *Log) Close() error {
 	close(l.wake)
 	l.mu.Unlock()
 	<-l.done
-	return l.file.Close()
+	return errors.Join(l.file.Close(), l.lock.Close())
 }
 
 func (l *Log) run() {

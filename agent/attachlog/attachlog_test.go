@@ -4,6 +4,7 @@ package attachlog
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -51,7 +52,15 @@ func open(t *testing.T, c Config) (*Log, Recovery) {
 	return l, rec
 }
 
-func durable(t *testing.T, tickets ...*Ticket) {
+// kill lets go of the log as the end of its process would, without closing it in order.
+func (l *Log) kill(t *testing.T) {
+	t.Helper()
+	if err := l.lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustDurable(t *testing.T, tickets ...*Ticket) {
 	t.Helper()
 	for _, k := range tickets {
 		if err := k.Durable(); err != nil {
@@ -76,8 +85,11 @@ func TestStateSurvives(t *testing.T) {
 		t.Errorf("first open: %+v", rec)
 	}
 	b.now.Store(int64(5 * time.Second))
-	durable(t, l.Add(attachment(1)), l.Add(attachment(2)), l.Del(attachment(1).HostLink), l.Add(attachment(3)))
-	// No Close: the next Open is that of a process that follows a killed one.
+	mustDurable(t, l.Add(attachment(1)), l.Add(attachment(2)), l.Del(attachment(1).HostLink), l.Add(attachment(3)))
+	if _, _, err := Open(c); !errors.Is(err, ErrLocked) {
+		t.Errorf("open while it is open: got %v, want %v", err, ErrLocked)
+	}
+	l.kill(t)
 	again, rec := open(t, c)
 	if rec != (Recovery{}) {
 		t.Errorf("second open: %+v", rec)
@@ -102,17 +114,18 @@ func TestReleasedInAnEarlierBootCountsFromNow(t *testing.T) {
 	b := &boot{id: "one"}
 	b.now.Store(int64(time.Hour))
 	l, _ := open(t, b.config(dir))
-	durable(t, l.Add(attachment(1)), l.Del(attachment(1).HostLink))
+	mustDurable(t, l.Add(attachment(1)), l.Del(attachment(1).HostLink))
 
+	l.kill(t)
 	same := &boot{id: "one"}
 	same.now.Store(int64(time.Hour + time.Minute))
 	if l, _ := open(t, same.config(dir)); len(l.State().Released) != 0 {
 		t.Errorf("released longer ago than is of use: %v", l.State().Released)
 	}
-	durable(t, l.Add(attachment(1)), l.Del(attachment(1).HostLink)) // the first log's file is gone; only its State counts
 	other := t.TempDir()
 	l, _ = open(t, b.config(other))
-	durable(t, l.Add(attachment(1)), l.Del(attachment(1).HostLink))
+	mustDurable(t, l.Add(attachment(1)), l.Del(attachment(1).HostLink))
+	l.kill(t)
 	next := &boot{id: "two"}
 	next.now.Store(int64(time.Second))
 	if l, _ := open(t, next.config(other)); len(l.State().Released) != 2 || l.State().Released[0].At != time.Second {
@@ -126,9 +139,9 @@ func TestTornAtEveryByte(t *testing.T) {
 	b := &boot{id: "one"}
 	c := b.config(t.TempDir())
 	l, _ := open(t, c)
-	durable(t, l.Add(attachment(1)))
+	mustDurable(t, l.Add(attachment(1)))
 	before := l.offset
-	durable(t, l.Add(attachment(2)))
+	mustDurable(t, l.Add(attachment(2)))
 	after := l.offset
 	data, err := os.ReadFile(l.path())
 	if err != nil {
@@ -148,9 +161,9 @@ func TestTornAtEveryByte(t *testing.T) {
 func TestDamageAtEveryByte(t *testing.T) {
 	b := &boot{id: "one"}
 	l, _ := open(t, b.config(t.TempDir()))
-	durable(t, l.Add(attachment(1)))
+	mustDurable(t, l.Add(attachment(1)))
 	last := l.offset
-	durable(t, l.Add(attachment(2)))
+	mustDurable(t, l.Add(attachment(2)))
 	data, err := os.ReadFile(l.path())
 	if err != nil {
 		t.Fatal(err)
@@ -173,8 +186,9 @@ func TestDamageIsReportedAndKept(t *testing.T) {
 	b := &boot{id: "one"}
 	c := b.config(t.TempDir())
 	l, _ := open(t, c)
-	durable(t, l.Add(attachment(1)), l.Add(attachment(2)))
-	durable(t, l.Add(attachment(3)))
+	mustDurable(t, l.Add(attachment(1)), l.Add(attachment(2)))
+	mustDurable(t, l.Add(attachment(3)))
+	l.kill(t)
 	path := filepath.Join(c.Dir, FileName)
 	data, _ := os.ReadFile(path)
 	if err := os.WriteFile(path, bytes.Replace(data, []byte("container-1"), []byte("c0ntainer-1"), 1), 0o600); err != nil {
@@ -223,6 +237,7 @@ func TestManyAtOnceThroughManyFiles(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	l.kill(t)
 	again, rec := open(t, c)
 	if got := again.State(); len(got.Attachments) != 20 || rec != (Recovery{}) {
 		t.Errorf("%d attachments, %+v", len(got.Attachments), rec)
@@ -243,14 +258,15 @@ func TestAppendAfterClose(t *testing.T) {
 func TestFailedWriteIsToldAndHeals(t *testing.T) {
 	b := &boot{id: "one"}
 	l, _ := open(t, b.config(t.TempDir()))
-	durable(t, l.Add(attachment(1)))
+	mustDurable(t, l.Add(attachment(1)))
 	if err := l.file.Close(); err != nil { // every write fails from here on
 		t.Fatal(err)
 	}
 	if err := l.Add(attachment(2)).Durable(); err == nil || !strings.Contains(err.Error(), FileName) {
 		t.Fatalf("got %v", err)
 	}
-	durable(t, l.Add(attachment(3)))
+	mustDurable(t, l.Add(attachment(3)))
+	l.kill(t)
 	again, _ := open(t, l.cfg)
 	if got := strings.Join(names(again.State()), " "); got != "container-1 container-3" {
 		t.Errorf("attachments: %s", got)

@@ -161,3 +161,19 @@ func AppendString(b []byte, s string) []byte {
 	}
 	return append(b, '"')
 }
+
+// QueueName is the name of the file that holds the DEL of an attachment. It keeps what CNI allows in
+// a container ID and in the name of an interface, but for the slash and a leading dot.
+func QueueName(containerID, ifName string) string {
+	return fileName(containerID) + "@" + fileName(ifName)
+}
+
+func fileName(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if c == '/' || c == 0 || i == 0 && c == '.' {
+			b[i] = '_'
+		}
+	}
+	return string(b[:min(len(b), 100)])
+}
