@@ -31,7 +31,7 @@ func Run(extra ...*cobra.Command) int {
 		SilenceErrors: true,
 	}
 	root.AddCommand(extra...)
-	root.AddCommand(up(), down(), status(), load(), nodes(), reboot(), waitReady(), execute(), faults(), audits(), nodeInit())
+	root.AddCommand(up(), down(), status(), load(), nodes(), reboot(), waitReady(), execute(), faults(), audits(), nodeInit(), auditRun())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		return 1

@@ -183,7 +183,7 @@ failSwapOn: false
 localStorageCapacityIsolation: false
 imageGCHighThresholdPercent: 100
 evictionHard: {nodefs.available: "1%", imagefs.available: "1%", memory.available: "50Mi"}
-registerNode: true
+address: "{{.Listen}}"
 # Everything here shares few cores; Pods are to start and stop promptly.
 serializeImagePulls: false
 registryPullQPS: 0
@@ -193,8 +193,14 @@ nodeStatusUpdateFrequency: 5s
 {{end}}`))
 
 func (c Config) render(name string) (string, error) {
+	// The IPv6 wildcard listens to both families.
+	listen := "::"
+	if c.Family == layout.IPv4 {
+		listen = "0.0.0.0"
+	}
 	values := map[string]string{
-		"Root": c.dir("containerd"), "Opt": c.dir("opt"), "Socket": containerdSocket, "Sandbox": c.SandboxImage,
+		"Listen": listen,
+		"Root":   c.dir("containerd"), "Opt": c.dir("opt"), "Socket": containerdSocket, "Sandbox": c.SandboxImage,
 		"Node": c.Node.String(), "CA": c.CA, "Cert": c.Cert, "Key": c.Key,
 		"DNS":    layout.DNS(c.Family)[0].String(),
 		"Domain": layout.Domain, "ResolvConf": c.dir("etc", "resolv.conf"),
