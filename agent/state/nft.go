@@ -3,6 +3,7 @@ package state
 import (
 	"cmp"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 )
@@ -103,8 +104,12 @@ type ChainRule struct {
 	Comment string
 }
 
-// Equal tells whether both rules do the same; what is printed alike is alike.
-func (r ChainRule) Equal(o ChainRule) bool { return r.String() == o.String() }
+// Equal tells whether both rules do the same and say the same.
+func (r ChainRule) Equal(o ChainRule) bool {
+	return r.Comment == o.Comment && slices.EqualFunc(r.Statements, o.Statements, func(a, b Statement) bool {
+		return reflect.DeepEqual(a, b)
+	})
+}
 
 // SetKind says what a set maps its keys to.
 type SetKind uint8

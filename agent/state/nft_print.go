@@ -18,6 +18,9 @@ func (m Cmp) String() string {
 }
 
 func (m InPrefix) String() string {
+	if m.Prefix.IsSingleIP() {
+		return fmt.Sprintf("%s %s%s", m.Field, not(m.Not), m.Prefix.Addr())
+	}
 	return fmt.Sprintf("%s %s%s", m.Field, not(m.Not), m.Prefix.Masked())
 }
 
@@ -87,7 +90,7 @@ func (s SetMark) String() string {
 	case s.Mask == 0 || s.Mask == ^uint32(0):
 		return fmt.Sprintf("%s set 0x%08x", target, s.Value)
 	default:
-		return fmt.Sprintf("%s set %s & 0x%08x | 0x%08x", target, target, ^s.Mask, s.Value)
+		return fmt.Sprintf("%s set %s & 0x%08x | 0x%08x", target, target, ^s.Mask|s.Value, s.Value)
 	}
 }
 
@@ -100,9 +103,6 @@ func (s NAT) String() string {
 		family = "ip6"
 	}
 	if s.Map != "" {
-		if s.MapHasPort {
-			family += " addr . port"
-		}
 		return fmt.Sprintf("%s %s to %s map @%s", verb, family, fieldsText(s.Fields), s.Map)
 	}
 	to := s.Addr.String()

@@ -9,7 +9,7 @@ import (
 )
 
 // Statement is one step of a rule: a match or an action. The types in this file are all there are.
-// String prints it as `nft list` does, and two statements that print alike are alike.
+// String prints it as `nft list` does.
 type Statement interface {
 	fmt.Stringer
 	statement()
@@ -48,6 +48,9 @@ const (
 	FieldCTDirection
 	FieldFibDaddrType
 	FieldFibSaddrType
+	// FieldFibSaddrIIF tells whether the route back to the source leads out of the link that the
+	// packet came in on: compare it with FibMissing or FibExists.
+	FieldFibSaddrIIF
 	fieldNumgenRandom
 )
 
@@ -89,6 +92,7 @@ var fields = map[Field]struct {
 	FieldCTDirection:  {"ct direction", TypeCTDir},
 	FieldFibDaddrType: {"fib daddr type", TypeAddrType},
 	FieldFibSaddrType: {"fib saddr type", TypeAddrType},
+	FieldFibSaddrIIF:  {"fib saddr . iif oif", TypeFibResult},
 	fieldNumgenRandom: {"numgen random mod", TypeInteger},
 }
 
@@ -214,7 +218,8 @@ type NAT struct {
 	Port   uint16
 	Fields []Field
 	Map    string
-	// MapHasPort says that the map gives an address . port.
+	// MapHasPort says that the map gives an address . port. Its declaration shows that, so nft
+	// does not print it.
 	MapHasPort bool
 }
 

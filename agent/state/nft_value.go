@@ -29,6 +29,7 @@ const (
 	TypeICMP
 	TypeICMPv6
 	TypeUID
+	TypeFibResult
 )
 
 // dataTypes gives the name in `nft list`, and the length in bytes.
@@ -36,22 +37,23 @@ var dataTypes = map[DataType]struct {
 	name string
 	size int
 }{
-	TypeIPv4:     {"ipv4_addr", 4},
-	TypeIPv6:     {"ipv6_addr", 16},
-	TypePort:     {"inet_service", 2},
-	TypeProto:    {"inet_proto", 1},
-	TypeIfName:   {"ifname", 16},
-	TypeMark:     {"mark", 4},
-	TypeInteger:  {"integer", 4},
-	TypeNFProto:  {"nf_proto", 1},
-	TypeAddrType: {"fib_addrtype", 4},
-	TypeCTState:  {"ct_state", 4},
-	TypeCTStatus: {"ct_status", 4},
-	TypeCTDir:    {"ct_dir", 1},
-	TypePktType:  {"pkt_type", 1},
-	TypeICMP:     {"icmp_type", 1},
-	TypeICMPv6:   {"icmpv6_type", 1},
-	TypeUID:      {"uid", 4},
+	TypeIPv4:      {"ipv4_addr", 4},
+	TypeIPv6:      {"ipv6_addr", 16},
+	TypePort:      {"inet_service", 2},
+	TypeProto:     {"inet_proto", 1},
+	TypeIfName:    {"ifname", 16},
+	TypeMark:      {"mark", 4},
+	TypeInteger:   {"integer", 4},
+	TypeNFProto:   {"nf_proto", 1},
+	TypeAddrType:  {"fib_addrtype", 4},
+	TypeCTState:   {"ct_state", 4},
+	TypeCTStatus:  {"ct_status", 4},
+	TypeCTDir:     {"ct_dir", 1},
+	TypePktType:   {"pkt_type", 1},
+	TypeICMP:      {"icmp_type", 1},
+	TypeICMPv6:    {"icmpv6_type", 1},
+	TypeUID:       {"uid", 4},
+	TypeFibResult: {"boolean", 4},
 }
 
 func (t DataType) String() string { return dataTypes[t].name }
@@ -59,10 +61,10 @@ func (t DataType) String() string { return dataTypes[t].name }
 // Size is the length of a value in bytes.
 func (t DataType) Size() int { return dataTypes[t].size }
 
-// hostOrder tells the types that the kernel keeps in the machine's own byte order.
-func (t DataType) hostOrder() bool {
+// HostOrder tells the types that the kernel keeps in the machine's own byte order.
+func (t DataType) HostOrder() bool {
 	switch t {
-	case TypeMark, TypeInteger, TypeAddrType, TypeCTState, TypeCTStatus, TypeUID:
+	case TypeMark, TypeInteger, TypeAddrType, TypeCTState, TypeCTStatus, TypeUID, TypeFibResult, TypeIfName:
 		return true
 	default:
 		return false
@@ -93,6 +95,21 @@ const (
 
 // MarkValue is a packet or connection mark, or another number in the machine's byte order.
 func MarkValue(m uint32) Value { return Value(binary.NativeEndian.AppendUint32(nil, m)) }
+
+// What a route lookup found.
+var (
+	FibMissing = MarkValue(0)
+	FibExists  = MarkValue(1)
+)
+
+// The values of FieldNFProto.
+const (
+	NFProtoIPv4 Value = "\x02"
+	NFProtoIPv6 Value = "\x0a"
+)
+
+// AddrTypeLocal is the type of an address of this node, for FieldFibDaddrType.
+var AddrTypeLocal = MarkValue(2)
 
 // ByteValue is a type of one byte, such as an ICMP type.
 func ByteValue(b uint8) Value { return Value([]byte{b}) }
@@ -198,7 +215,7 @@ func (v Value) number(t DataType) uint64 {
 	var n uint64
 	for i := range len(v) {
 		b := uint64(v[i])
-		if t.hostOrder() && binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
+		if t.HostOrder() && binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
 			n |= b << (8 * i)
 		} else {
 			n = n<<8 | b
@@ -209,12 +226,13 @@ func (v Value) number(t DataType) uint64 {
 
 // valueNames are the words that nft prints for numbers.
 var valueNames = map[DataType]map[uint64]string{
-	TypeProto:    {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"},
-	TypeNFProto:  {2: "ipv4", 10: "ipv6"},
-	TypeAddrType: {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast"},
-	TypeCTDir:    {0: "original", 1: "reply"},
-	TypePktType:  {0: "host", 1: "broadcast", 2: "multicast", 3: "other"},
-	TypeICMP:     {0: "echo-reply", 3: "destination-unreachable", 8: "echo-request", 11: "time-exceeded"},
+	TypeProto:     {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"},
+	TypeNFProto:   {2: "ipv4", 10: "ipv6"},
+	TypeFibResult: {0: "missing", 1: "exists"},
+	TypeAddrType:  {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast"},
+	TypeCTDir:     {0: "original", 1: "reply"},
+	TypePktType:   {0: "host", 1: "broadcast", 2: "multicast", 3: "other"},
+	TypeICMP:      {0: "echo-reply", 3: "destination-unreachable", 8: "echo-request", 11: "time-exceeded"},
 	TypeICMPv6: {1: "destination-unreachable", 2: "packet-too-big", 128: "echo-request", 129: "echo-reply",
 		133: "nd-router-solicit", 134: "nd-router-advert", 135: "nd-neighbor-solicit", 136: "nd-neighbor-advert", 137: "nd-redirect"},
 }

@@ -1,0 +1,97 @@
+//go:build linux
+
+package nft
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weftnet/agent/state"
+)
+
+// encodeElement gives one element as entries of the list of elements. A range of a set with one
+// field is two entries, its beginning and the first value behind its end; a range of joined fields
+// is one entry with both ends.
+func encodeElement(s state.Set, el state.Element, withData bool) ([]byte, error) {
+	if int(typeLen(s.Key)) != len(el.Key) {
+		return nil, fmt.Errorf("key has %d bytes, want %d", len(el.Key), typeLen(s.Key))
+	}
+	attrs := []attr{dataValue(unix.NFTA_SET_ELEM_KEY, el.Key)}
+	if s.Interval && len(s.Key) > 1 {
+		end := el.KeyEnd
+		if end == "" {
+			end = el.Key
+		}
+		attrs = append(attrs, dataValue(setElemKeyEnd, end))
+	}
+	if withData {
+		data, err := elementData(s, el)
+		if err != nil {
+			return nil, err
+		}
+		attrs = append(attrs, data...)
+		if el.Comment != "" {
+			attrs = append(attrs, raw(unix.NFTA_SET_ELEM_USERDATA, udataString(nil, udataElemComment, el.Comment)))
+		}
+	}
+	list := put(nil, nest(unix.NFTA_LIST_ELEM, attrs...))
+	if !s.Interval || len(s.Key) > 1 {
+		return list, nil
+	}
+	end := el.KeyEnd
+	if end == "" {
+		end = el.Key
+	}
+	if next, ok := after(end); ok {
+		list = put(list, nest(unix.NFTA_LIST_ELEM,
+			dataValue(unix.NFTA_SET_ELEM_KEY, next), u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)))
+	}
+	return list, nil
+}
+
+func dataValue(typ uint16, v state.Value) attr {
+	return nest(typ, raw(unix.NFTA_DATA_VALUE, []byte(v)))
+}
+
+func elementData(s state.Set, el state.Element) ([]attr, error) {
+	switch s.Kind {
+	case state.KindMap:
+		if int(typeLen(s.Data)) != len(el.Data) {
+			return nil, fmt.Errorf("data has %d bytes, want %d", len(el.Data), typeLen(s.Data))
+		}
+		return []attr{dataValue(unix.NFTA_SET_ELEM_DATA, el.Data)}, nil
+	case state.KindVMap:
+		v, err := kernelVerdict(el.Verdict)
+		if err != nil {
+			return nil, err
+		}
+		parts := []attr{u32(unix.NFTA_VERDICT_CODE, uint32(v.Kind))}
+		if v.Chain != "" {
+			parts = append(parts, str(unix.NFTA_VERDICT_CHAIN, v.Chain))
+		}
+		return []attr{nest(unix.NFTA_SET_ELEM_DATA, nest(unix.NFTA_DATA_VERDICT, parts...))}, nil
+	case state.KindSet:
+	}
+	return nil, nil
+}
+
+// after is the value that follows; there is none after the highest.
+func after(v state.Value) (state.Value, bool) { return step(v, 0xff, 0x00, 1) }
+
+// before is the value that precedes; there is none before zero.
+func before(v state.Value) (state.Value, bool) { return step(v, 0x00, 0xff, 0xff) }
+
+// step adds delta (1, or 0xff for -1) to a big-endian number: bytes equal to full turn over to
+// empty and carry.
+func step(v state.Value, full, empty, delta byte) (state.Value, bool) {
+	b := []byte(v)
+	for i := len(b) - 1; i >= 0; i-- {
+		if b[i] != full {
+			b[i] += delta
+			return state.Value(b), true
+		}
+		b[i] = empty
+	}
+	return "", false
+}

@@ -1,0 +1,204 @@
+//go:build linux
+
+package nft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weftnet/agent/state"
+)
+
+// Table is what keeps one table: the Kernel, or its Fake.
+type Table interface {
+	// Observe lists the whole table.
+	Observe(ctx context.Context) (Observed, error)
+	// Apply carries out a change as one transaction: all of it or, on an error, nothing.
+	Apply(ctx context.Context, c Change) error
+}
+
+// Kernel keeps the table `inet weftnet` of one network namespace.
+type Kernel struct {
+	family, name string
+	conn         *conn
+	monitor      *monitor
+
+	mu sync.Mutex
+	// known is what the kernel has as far as we know: what we last wrote, while nobody else has
+	// been seen to touch the table. It spares listing large maps.
+	known *state.Table
+}
+
+var _ Table = (*Kernel)(nil)
+
+// New opens the table of the network namespace of the calling thread. It changes nothing.
+func New() (*Kernel, error) {
+	c, err := dial()
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMonitor("inet", state.TableName, c.port)
+	if err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	return &Kernel{family: "inet", name: state.TableName, conn: c, monitor: m}, nil
+}
+
+// Close ends the sockets. The table stands.
+func (k *Kernel) Close() error { return errors.Join(k.monitor.close(), k.conn.close()) }
+
+// maxObserveTries bounds how often a listing that another program's change disturbed is repeated.
+const maxObserveTries = 10
+
+// Observe lists the whole table as it is at one moment.
+func (k *Kernel) Observe(ctx context.Context) (Observed, error) {
+	var last error
+	for range maxObserveTries {
+		if err := ctx.Err(); err != nil {
+			return Observed{}, err
+		}
+		o, stable, err := k.observeOnce()
+		switch {
+		case err == nil && stable:
+			return o, nil
+		case err == nil:
+			last = errInterrupted
+		case errors.Is(err, errInterrupted) || errors.Is(err, unix.ENOENT):
+			last = err // something went away between two requests
+		default:
+			return Observed{}, fmt.Errorf("observe table %s %s: %w", k.family, k.name, err)
+		}
+	}
+	return Observed{}, fmt.Errorf("observe table %s %s: %w", k.family, k.name, last)
+}
+
+func (k *Kernel) observeOnce() (Observed, bool, error) {
+	before, err := k.conn.generation()
+	if err != nil {
+		return Observed{}, false, err
+	}
+	o, err := k.conn.observe(k.family, k.name)
+	if err != nil {
+		return Observed{}, false, err
+	}
+	after, err := k.conn.generation()
+	return o, before == after, err
+}
+
+// Apply carries out a change as one transaction: all of it or, on an error, nothing. The error
+// names the steps that the kernel refused.
+func (k *Kernel) Apply(ctx context.Context, c Change) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if c.Empty() {
+		return nil
+	}
+	k.forget()
+	msgs, err := encode(c)
+	if err != nil {
+		return fmt.Errorf("table %s %s: %w", c.Family, c.Name, err)
+	}
+	if err := k.conn.batch(msgs); err != nil {
+		return fmt.Errorf("change table %s %s: %w", c.Family, c.Name, err)
+	}
+	return nil
+}
+
+// Ensure observes the table and makes it as wanted. It returns what it changed.
+func (k *Kernel) Ensure(ctx context.Context, want state.Table) (Change, error) {
+	k.forget()
+	mark := k.monitor.mark()
+	c, err := ensure(ctx, k, want)
+	if err == nil {
+		k.remember(want, mark)
+	}
+	return c, err
+}
+
+// Update makes the table as wanted without listing it, where nobody else has touched it since
+// Ensure or Update last wrote it; else it is Ensure. It needs a Subscribe that runs.
+func (k *Kernel) Update(ctx context.Context, want state.Table) (Change, error) {
+	mark := k.monitor.mark()
+	known, ok := k.recall()
+	if !ok {
+		return k.Ensure(ctx, want)
+	}
+	c := diffTables(known, want)
+	if err := k.Apply(ctx, c); err != nil {
+		return k.Ensure(ctx, want)
+	}
+	k.remember(want, mark)
+	return c, nil
+}
+
+// ensure observes, compares and applies, once more if the table changed in between.
+func ensure(ctx context.Context, t Table, want state.Table) (Change, error) {
+	const tries = 3
+	var errs error
+	for range tries {
+		have, err := t.Observe(ctx)
+		if err != nil {
+			return Change{}, err
+		}
+		c := Diff(have, want)
+		err = t.Apply(ctx, c)
+		if err == nil {
+			return c, nil
+		}
+		errs = err
+		if !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
+			break
+		}
+	}
+	return Change{}, errs
+}
+
+// Counters reads the table's named counters.
+func (k *Kernel) Counters(ctx context.Context) (map[string]Counter, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	var last error
+	for range maxObserveTries {
+		counters, err := k.conn.counters(k.family, k.name)
+		if !errors.Is(err, errInterrupted) {
+			return counters, err
+		}
+		last = err
+	}
+	return nil, last
+}
+
+// Cleanup deletes the whole table; one that does not exist is no error.
+func (k *Kernel) Cleanup(ctx context.Context) error {
+	return k.Apply(ctx, Delete(k.family, k.name))
+}
+
+func (k *Kernel) forget() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.known = nil
+}
+
+// remember keeps what was written, unless the monitor has seen a stranger since the mark.
+func (k *Kernel) remember(t state.Table, mark uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.monitor.undisturbed(mark) {
+		k.known = &t
+	}
+}
+
+func (k *Kernel) recall() (state.Table, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.known == nil {
+		return state.Table{}, false
+	}
+	return *k.known, true
+}
