@@ -1,0 +1,123 @@
+package filter
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/weftnet/weftnet/agent/state"
+)
+
+// addressSets are the sets of addresses and ranges of one family.
+func (f family) addressSets(in Input) []state.Set {
+	cluster := state.Set{Name: f.name(setCluster), Key: []state.DataType{f.addr}, Interval: true}
+	plain := state.Set{Name: f.name(setPlain), Key: []state.DataType{f.addr}, Interval: true}
+	nodes := state.Set{Name: f.name(setNodes), Key: []state.DataType{f.addr}}
+	cluster.Elements = f.ranges(in.ClusterCIDRs)
+	plain.Elements = f.ranges(in.NoMasquerade)
+	for _, a := range in.NodeIPs {
+		if a.IsValid() && state.FamilyOf(a) == f.version {
+			nodes.Elements = append(nodes.Elements, state.Element{Key: state.AddrValue(a)})
+		}
+	}
+	nodes.Elements = state.SortElements(nodes.Elements)
+	return []state.Set{cluster, nodes, plain}
+}
+
+// ranges are the elements for the prefixes of the family, without those that lie within another,
+// since the ranges of a set may not overlap.
+func (f family) ranges(prefixes []netip.Prefix) []state.Element {
+	var own []netip.Prefix
+	for _, p := range prefixes {
+		if p.IsValid() && state.FamilyOf(p.Addr()) == f.version {
+			own = append(own, p.Masked())
+		}
+	}
+	slices.SortFunc(own, func(a, b netip.Prefix) int {
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+	var out []state.Element
+	var last netip.Prefix
+	for _, p := range own {
+		if last.IsValid() && last.Contains(p.Addr()) {
+			continue
+		}
+		out = append(out, state.PrefixElement(p))
+		last = p
+	}
+	return state.SortElements(out)
+}
+
+// hostPortSets are the maps from host ports to Pods, and the set by which a Pod that calls itself
+// is known.
+func (f family) hostPortSets(in Input) []state.Set {
+	data := []state.DataType{f.addr, state.TypePort}
+	byPort := state.Set{
+		Name: f.name(mapHostPort), Kind: state.KindMap, Key: []state.DataType{state.TypeProto, state.TypePort}, Data: data,
+	}
+	byAddr := state.Set{
+		Name: f.name(mapHostPortA), Kind: state.KindMap, Key: []state.DataType{f.addr, state.TypeProto, state.TypePort}, Data: data,
+	}
+	twice := state.Set{Name: f.name(setHairpin), Key: []state.DataType{f.addr, f.addr}}
+	kept, _ := split(in.HostPorts)
+	for _, h := range kept {
+		if state.FamilyOf(h.PodIP) != f.version {
+			continue
+		}
+		key := []state.Value{state.ProtoValue(h.Protocol), state.PortValue(h.Port)}
+		el := state.Element{Data: state.Concat(state.AddrValue(h.PodIP), state.PortValue(h.PodPort))}
+		if h.anyHostIP() {
+			el.Key = state.Concat(key...)
+			byPort.Elements = append(byPort.Elements, el)
+		} else {
+			el.Key = state.Concat(append([]state.Value{state.AddrValue(h.HostIP)}, key...)...)
+			byAddr.Elements = append(byAddr.Elements, el)
+		}
+		pod := state.AddrValue(h.PodIP)
+		twice.Elements = append(twice.Elements, state.Element{Key: state.Concat(pod, pod)})
+	}
+	sets := []state.Set{byPort, byAddr, twice}
+	for i := range sets {
+		sets[i].Elements = state.SortElements(sets[i].Elements)
+	}
+	return sets
+}
+
+// Rejected are the host ports that the table leaves out: those that no rule can be made of, and
+// those whose address, protocol and port another one already has.
+func Rejected(in Input) []HostPort {
+	_, rejected := split(in.HostPorts)
+	return rejected
+}
+
+// split keeps one host port per address, protocol and port: the first in order, so that the order
+// of the input does not matter.
+func split(ports []HostPort) (kept, rejected []HostPort) {
+	type key struct {
+		hostIP   netip.Addr
+		family   state.Family
+		protocol uint8
+		port     uint16
+	}
+	seen := map[key]bool{}
+	sorted := slices.Clone(ports)
+	for i := range sorted {
+		sorted[i].PodIP, sorted[i].HostIP = sorted[i].PodIP.Unmap(), sorted[i].HostIP.Unmap()
+		if sorted[i].anyHostIP() {
+			sorted[i].HostIP = netip.Addr{}
+		}
+	}
+	slices.SortFunc(sorted, HostPort.compare)
+	for _, h := range slices.Compact(sorted) {
+		k := key{hostIP: h.HostIP, family: state.FamilyOf(h.PodIP), protocol: h.Protocol, port: h.Port}
+		if !h.valid() || seen[k] {
+			rejected = append(rejected, h)
+			continue
+		}
+		seen[k] = true
+		kept = append(kept, h)
+	}
+	return kept, rejected
+}
