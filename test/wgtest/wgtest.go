@@ -181,3 +181,6 @@ func Eventually(tb testing.TB, timeout time.Duration, check func() error) {
 		}
 	}
 }
+
+// Log is what the process has written; it is complete once the process has ended.
+func (p *Process) Log() string { return p.out.String() }

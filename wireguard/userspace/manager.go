@@ -77,6 +77,11 @@ func (m *Manager) Run(ctx context.Context) error {
 		return err
 	}
 	defer m.stop()
+	m.loop(ctx, watcher)
+	return nil
+}
+
+func (m *Manager) loop(ctx context.Context, watcher *fsnotify.Watcher) {
 	check, save := time.NewTicker(checkEvery), time.NewTicker(saveEvery)
 	defer check.Stop()
 	defer save.Stop()
@@ -93,7 +98,6 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-ended:
 		}
 	}
-	return nil
 }
 
 // reconcile makes what runs equal to what is requested. The channel closes when a device ends.

@@ -93,3 +93,17 @@ func listenPort(saved string) string {
 	}
 	return ""
 }
+
+// withListenPort puts the wanted port in the place of the one in use, which may be another while
+// the wanted one is taken.
+func withListenPort(saved, port string) string {
+	current := listenPort(saved)
+	if port == "" || current == port {
+		return saved
+	}
+	line := "listen_port=" + port + "\n"
+	if current == "" {
+		return line + saved
+	}
+	return strings.Replace(saved, "listen_port="+current+"\n", line, 1)
+}

@@ -64,17 +64,3 @@ func setPersistent(file *os.File, persistent bool) error {
 	err = raw.Control(func(fd uintptr) { ioctlErr = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, value) })
 	return errors.Join(err, ioctlErr)
 }
-
-// linkIsUp asks with an ioctl, which costs less than a netlink dump; it is asked every second.
-func linkIsUp(name string) bool {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = unix.Close(fd) }()
-	ifr, err := unix.NewIfreq(name)
-	if err != nil {
-		return false
-	}
-	return unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifr) == nil && ifr.Uint16()&unix.IFF_UP != 0
-}

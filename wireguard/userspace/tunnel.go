@@ -1,15 +1,14 @@
 package userspace
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
@@ -31,6 +30,7 @@ type tunnel struct {
 	saving sync.Mutex
 	path   string
 	saved  string // what the file at path has
+	port   string // listen port that the agent wants; wireguard-go forgets one that was taken
 }
 
 // start makes a device, or takes over the TUN link that an earlier process left, with its last
@@ -40,7 +40,7 @@ func start(config Config, r request.Request) (*tunnel, error) {
 	if err := t.openLink(config); err != nil {
 		return nil, err
 	}
-	t.device = device.NewDevice(t.tun, conn.NewDefaultBind(), logger(t.log))
+	t.device = device.NewDevice(t.tun, conn.NewDefaultBind(), logger(t.log, time.Now))
 	t.restore()
 	t.check()
 	t.greet()
@@ -83,19 +83,18 @@ func (t *tunnel) restore() {
 		return
 	}
 	t.saved = string(data)
+	t.port = listenPort(t.saved)
 	t.restored = len(publicKeys(t.saved))
 }
 
-// check brings the device up when its link is. wireguard-go does so by itself on the link's event,
-// but does not try again when the port was taken at that moment, and forgets the port then.
+// check brings the device up, on the listen port that is wanted. wireguard-go brings itself up once
+// and on a random port if the wanted one is taken at that moment; here it is tried again. Whether
+// the link is up does not matter: without an address or a route it has nothing to carry.
 func (t *tunnel) check() {
-	if !linkIsUp(t.request.Name) {
-		return
-	}
 	t.saving.Lock()
-	port := listenPort(t.saved)
+	port := t.port
 	t.saving.Unlock()
-	if port != "" && listenPort(t.configuration()) == "" {
+	if port != "" && listenPort(t.configuration()) != port {
 		if err := t.device.IpcSet("listen_port=" + port + "\n"); err != nil {
 			t.log.Warn("set the listen port", "port", port, "error", err)
 		}
@@ -103,6 +102,19 @@ func (t *tunnel) check() {
 	if err := t.device.Up(); err != nil {
 		t.log.Warn("bring the device up", "error", err)
 	}
+}
+
+// set carries out a UAPI request and saves the outcome before it is answered, even after an error:
+// the lines before it count.
+func (t *tunnel) set(lines string) error {
+	err := t.device.IpcSet(lines)
+	if port := listenPort(lines); port != "" {
+		t.saving.Lock()
+		t.port = port
+		t.saving.Unlock()
+	}
+	t.save()
+	return err
 }
 
 // greet starts a handshake with every peer whose endpoint is known. Their sessions with the earlier
@@ -131,7 +143,7 @@ func (t *tunnel) save() {
 	if !t.running() {
 		return // what a closed device tells is not what was configured
 	}
-	now := t.configuration()
+	now := withListenPort(t.configuration(), t.port)
 	if now == t.saved {
 		return
 	}
@@ -166,18 +178,4 @@ func (t *tunnel) remove() {
 	if err := os.Remove(t.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.log.Warn("remove the saved configuration", "error", err)
 	}
-}
-
-// logger hands wireguard-go's words on. It abbreviates keys by itself and is never given a secret
-// that did not come in a well-formed line; see uapi.go.
-func logger(log *slog.Logger) *device.Logger {
-	words := func(format string, args []any) string { return strings.TrimSpace(fmt.Sprintf(format, args...)) }
-	l := &device.Logger{
-		Verbosef: device.DiscardLogf,
-		Errorf:   func(format string, args ...any) { log.Warn(words(format, args)) },
-	}
-	if log.Enabled(context.Background(), slog.LevelDebug) {
-		l.Verbosef = func(format string, args ...any) { log.Debug(words(format, args)) }
-	}
-	return l
 }

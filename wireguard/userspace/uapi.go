@@ -70,8 +70,7 @@ func (t *tunnel) converse(in *bufio.Reader, out io.Writer) {
 		case operation == "get=1\n":
 			answer, err = t.device.IpcGet()
 		case operation == "set=1\n":
-			err = t.device.IpcSet(lines)
-			t.save() // even after an error: the lines before it count
+			err = t.set(lines)
 		default:
 			return
 		}
