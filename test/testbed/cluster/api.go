@@ -6,6 +6,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"text/template"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/weftnet/weftnet/test/testbed/image"
 	"github.com/weftnet/weftnet/test/testbed/layout"
+	"github.com/weftnet/weftnet/test/testbed/node"
 	"github.com/weftnet/weftnet/test/testbed/proc"
 )
 
@@ -52,7 +54,7 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := awaitNodes(ctx, client, state.NodeList(), "become ready", isReady); err != nil {
+	if err := awaitNodes(ctx, client, state.NodeList(), "become ready", c.readyInThisBoot); err != nil {
 		return err
 	}
 	c.say("%d nodes ready", len(state.Nodes))
@@ -65,6 +67,12 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 	}
 	c.say("CoreDNS ready")
 	return nil
+}
+
+// readyInThisBoot does not believe what a node said before its last reboot.
+func (c *Cluster) readyInThisBoot(n corev1.Node) bool {
+	boot, err := os.ReadFile(c.Layout.NodeDir(n.Name, node.BootFile))
+	return err == nil && n.Status.NodeInfo.BootID == strings.TrimSpace(string(boot)) && isReady(n)
 }
 
 func isReady(n corev1.Node) bool {

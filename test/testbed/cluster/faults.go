@@ -83,6 +83,10 @@ func (c *Cluster) AddNAT(n layout.Node, kind string) error {
 		if err := underlay.EnsureRouter(n, s.rec.State().Options.Family, kind == SymmetricNAT); err != nil {
 			return err
 		}
+		// Mappings made by another kind of NAT would live on.
+		if err := underlay.ForgetMappings(n); err != nil {
+			return err
+		}
 		return s.forget(n)
 	})
 }

@@ -131,6 +131,9 @@ func controllerManagerArgs(c Config) []string {
 		"--service-account-private-key-file=" + c.PKI.Key("sa"),
 		"--root-ca-file=" + c.PKI.CertFile(),
 		"--use-service-account-credentials",
+		// Its start asks for one token per controller.
+		"--kube-api-qps=200",
+		"--kube-api-burst=400",
 		"--controllers=*,bootstrapsigner,tokencleaner",
 		"--cluster-signing-cert-file=" + c.PKI.CertFile(),
 		"--cluster-signing-key-file=" + c.PKI.Key("ca"),

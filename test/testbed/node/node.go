@@ -20,6 +20,9 @@ import (
 // InitCommand is the testbed's hidden command that calls RunInit.
 const InitCommand = "node-init"
 
+// BootFile, on a node's disk, names the node's last boot.
+const BootFile = "boot_id"
+
 // Start boots the node: its disk is made or kept, its first process started
 // from the given copy of the testbed's own program.
 func Start(c Config, program string) (proc.Process, error) {
@@ -53,14 +56,14 @@ func prepare(c Config) error {
 	}
 	files := map[string]string{
 		c.dir("etc", "resolv.conf"): resolvConf(string(host)),
-		c.dir("boot_id"):            newBootID(),
+		c.dir(BootFile):             newBootID(),
 	}
 	for name, file := range map[string]string{"containerd": "containerd.toml", "kubelet": "kubelet.yaml"} {
 		if files[c.dir(file)], err = c.render(name); err != nil {
 			return err
 		}
 	}
-	plan, err := json.MarshalIndent(NewPlan(c, c.dir("boot_id")), "", "  ")
+	plan, err := json.MarshalIndent(NewPlan(c, c.dir(BootFile)), "", "  ")
 	if err != nil {
 		return err
 	}

@@ -248,6 +248,16 @@ func LoadRuleset(text string) error {
 	return nil
 }
 
+// ForgetMappings makes the router in front of a node forget its flows.
+func ForgetMappings(node layout.Node) error {
+	return proc.InNetNS(node.Router(), func() error {
+		if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+			return fmt.Errorf("flush the router's flows: %w", err)
+		}
+		return nil
+	})
+}
+
 // FlushNeighbors makes a namespace forget what it learned about an address.
 func FlushNeighbors(namespace string, addrs []netip.Addr) error {
 	return proc.InNetNS(namespace, func() error {
