@@ -39,9 +39,10 @@ type node struct {
 	link     state.Link
 }
 
-// pair makes two nodes that are each other's peers, over an underlay of the given family.
-func pair(t *testing.T, underlayV6 bool) (a, b *node) {
-	a, b = newNode(t, 1), newNode(t, 2)
+// pair makes two nodes that are each other's peers, over an underlay of the given family; env goes
+// to their processes.
+func pair(t *testing.T, underlayV6 bool, env ...string) (a, b *node) {
+	a, b = newNode(t, 1, env), newNode(t, 2, env)
 	join(t, a, b)
 	a.peerWith(b, underlayV6)
 	b.peerWith(a, underlayV6)
@@ -53,7 +54,7 @@ func pair(t *testing.T, underlayV6 bool) (a, b *node) {
 	return a, b
 }
 
-func newNode(t *testing.T, n byte) *node {
+func newNode(t *testing.T, n byte, env []string) *node {
 	name := wgtest.DeviceName()
 	a := &node{
 		ns:       nstest.New(t),
@@ -77,7 +78,7 @@ func newNode(t *testing.T, n byte) *node {
 		}
 	}
 	t.Cleanup(func() { _ = a.devices.Close(); a.links.Close(); a.nl.Close() })
-	a.process = wgtest.Start(t, a.ns)
+	a.process = wgtest.Start(t, a.ns, env...)
 	return a
 }
 

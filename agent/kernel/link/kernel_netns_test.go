@@ -1,0 +1,176 @@
+//go:build netns
+
+package link_test
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/weftnet/weftnet/agent/kernel/link"
+	"github.com/weftnet/weftnet/test/nstest"
+)
+
+type host struct {
+	ns *nstest.Namespace
+	k  *link.Kernel
+	nl *netlink.Handle
+}
+
+func newHost(t *testing.T) host {
+	h := host{ns: nstest.New(t)}
+	var errs [2]error
+	h.ns.Do(t, func() {
+		h.k, errs[0] = link.New()
+		h.nl, errs[1] = netlink.NewHandle()
+	})
+	for _, err := range errs {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { h.k.Close(); h.nl.Close() })
+	return h
+}
+
+func (h host) bridge(t *testing.T, name string, mtu int, addresses ...string) netlink.Link {
+	t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = name, mtu
+	if err := h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		t.Fatal(err)
+	}
+	l, err := h.nl.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addresses {
+		h.address(t, l, a)
+	}
+	return l
+}
+
+func (h host) address(t *testing.T, l netlink.Link, text string) {
+	t.Helper()
+	p := netip.MustParsePrefix(text)
+	ip := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+	if err := h.nl.AddrAdd(l, &netlink.Addr{IPNet: ip}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUplinksHoldTheNodesAddresses(t *testing.T) {
+	h := newHost(t)
+	h.bridge(t, "eth0", 1400, "192.0.2.1/24", "2001:db8::1/64", "192.0.2.9/24")
+	h.bridge(t, "eth1", 9000, "198.51.100.1/24")
+	h.bridge(t, "weft0", 1320, "10.244.0.1/32")
+	h.bridge(t, "weftp01234567", 1320, "10.244.0.2/32")
+
+	got, err := h.k.Uplinks(t.Context(), []netip.Addr{
+		netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("10.244.0.1"),
+	})
+	want := []link.Uplink{
+		{Name: "eth0", MTU: 1400, Address: netip.MustParseAddr("192.0.2.1")},
+		{Name: "eth0", MTU: 1400, Address: netip.MustParseAddr("2001:db8::1")},
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v: %v", got, want, err)
+	}
+	all, err := h.k.Addresses(t.Context())
+	if err != nil || len(all) != 4 {
+		t.Errorf("got %v: %v", all, err)
+	}
+	if mtu := link.MinMTU(all); mtu != 1400 {
+		t.Errorf("smallest MTU %d", mtu)
+	}
+}
+
+func TestTheProbeLeavesNothing(t *testing.T) {
+	h := newHost(t)
+	probe := h.k.ProbeWireGuard(t.Context())
+	t.Log(probe)
+	if probe.Answer == link.Unknown || probe.Reason == "" {
+		t.Errorf("as root it could not tell: %s", probe)
+	}
+	links, err := h.nl.LinkList()
+	if err != nil || slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Type() == "wireguard" }) {
+		t.Errorf("links after the probe: %v, %v", links, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if probe := h.k.ProbeWireGuard(ctx); probe.Answer != link.Unknown {
+		t.Errorf("with an ended context: %s", probe)
+	}
+}
+
+func TestEveryChangeIsReported(t *testing.T) {
+	h := newHost(t)
+	uplink := h.bridge(t, "eth0", 1500)
+	var events <-chan link.Event
+	var err error
+	h.ns.Do(t, func() { events, err = h.k.Subscribe(t.Context()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(name, what string) {
+		t.Helper()
+		deadline := time.After(5 * time.Second)
+		for {
+			select {
+			case e := <-events:
+				if slices.ContainsFunc(e.Links, func(n string) bool { return len(n) > 4 && n[:5] == "weftp" }) {
+					t.Fatalf("an event about a Pod's link: %v", e)
+				}
+				if slices.Contains(e.Links, name) {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("no event: %s", what)
+			}
+		}
+	}
+	h.address(t, uplink, "192.0.2.1/24")
+	expect("eth0", "IPv4 address added")
+	h.address(t, uplink, "2001:db8::1/64")
+	expect("eth0", "IPv6 address added")
+	if err := h.nl.LinkSetMTU(uplink, 1400); err != nil {
+		t.Fatal(err)
+	}
+	expect("eth0", "MTU changed")
+	h.bridge(t, "weftp01234567", 1400, "10.244.0.2/32") // stays unseen, as expect checks
+	mesh := h.bridge(t, "weft0", 1400)
+	expect("weft0", "link added")
+	if err := h.nl.LinkSetUp(mesh); err != nil {
+		t.Fatal(err)
+	}
+	expect("weft0", "link set up")
+	if err := h.nl.LinkDel(mesh); err != nil {
+		t.Fatal(err)
+	}
+	expect("weft0", "link deleted")
+}
+
+func TestTheEventsEndWithTheContext(t *testing.T) {
+	h := newHost(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var events <-chan link.Event
+	var err error
+	h.ns.Do(t, func() { events, err = h.k.Subscribe(ctx) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	select {
+	case <-time.After(5 * time.Second):
+		t.Error("the channel stays open")
+	case _, open := <-events:
+		if open {
+			t.Error("an event where none was")
+		}
+	}
+}
