@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weftnet/weftnet/agent/kernel/wire"
 	"github.com/weftnet/weftnet/agent/state"
 )
 
@@ -40,19 +41,19 @@ func encode(c Change) ([]message, error) {
 		e.drop()
 	}
 	if c.Create {
-		e.add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "add table", str(unix.NFTA_TABLE_NAME, c.Name), u32(unix.NFTA_TABLE_FLAGS, 0))
+		e.add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "add table", wire.Str(unix.NFTA_TABLE_NAME, c.Name), wire.Big32(unix.NFTA_TABLE_FLAGS, 0))
 	}
 	e.deletions(c)
 	for _, n := range c.Counters {
-		e.add(unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, "add counter "+n, str(unix.NFTA_OBJ_TABLE, c.Name), str(unix.NFTA_OBJ_NAME, n),
-			u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER), nest(unix.NFTA_OBJ_DATA))
+		e.add(unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, "add counter "+n, wire.Str(unix.NFTA_OBJ_TABLE, c.Name), wire.Str(unix.NFTA_OBJ_NAME, n),
+			wire.Big32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER), wire.Nest(unix.NFTA_OBJ_DATA))
 	}
 	for _, ch := range c.Chains {
 		e.chain(ch)
 	}
 	for _, ch := range c.Policies {
-		e.add(unix.NFT_MSG_NEWCHAIN, 0, "set policy of chain "+ch.Name, str(unix.NFTA_CHAIN_TABLE, c.Name),
-			str(unix.NFTA_CHAIN_NAME, ch.Name), u32(unix.NFTA_CHAIN_POLICY, policyNumber(ch)))
+		e.add(unix.NFT_MSG_NEWCHAIN, 0, "set policy of chain "+ch.Name, wire.Str(unix.NFTA_CHAIN_TABLE, c.Name),
+			wire.Str(unix.NFTA_CHAIN_NAME, ch.Name), wire.Big32(unix.NFTA_CHAIN_POLICY, policyNumber(ch)))
 	}
 	for i, s := range c.Sets {
 		e.set(s, uint32(i+1))
@@ -72,34 +73,34 @@ func encode(c Change) ([]message, error) {
 	return e.msgs, nil
 }
 
-func (e *encoder) add(typ, flags uint16, what string, attrs ...attr) {
-	e.msgs = append(e.msgs, message{typ: typ, flags: flags, family: e.family, what: what, data: put(nil, attrs...)})
+func (e *encoder) add(typ, flags uint16, what string, attrs ...wire.Attr) {
+	e.msgs = append(e.msgs, message{typ: typ, flags: flags, family: e.family, what: what, data: wire.Put(nil, attrs...)})
 }
 
 // drop makes the table first, so that deleting one that does not exist is no error.
 func (e *encoder) drop() {
-	name := str(unix.NFTA_TABLE_NAME, e.table)
-	e.add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "add table to delete", name, u32(unix.NFTA_TABLE_FLAGS, 0))
+	name := wire.Str(unix.NFTA_TABLE_NAME, e.table)
+	e.add(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "add table to delete", name, wire.Big32(unix.NFTA_TABLE_FLAGS, 0))
 	e.add(unix.NFT_MSG_DELTABLE, 0, "delete table", name)
 }
 
 func (e *encoder) deletions(c Change) {
 	for _, n := range c.Flush {
-		e.add(unix.NFT_MSG_DELRULE, 0, "flush chain "+n, str(unix.NFTA_RULE_TABLE, e.table), str(unix.NFTA_RULE_CHAIN, n))
+		e.add(unix.NFT_MSG_DELRULE, 0, "flush chain "+n, wire.Str(unix.NFTA_RULE_TABLE, e.table), wire.Str(unix.NFTA_RULE_CHAIN, n))
 	}
 	for _, el := range c.Elements {
 		// Encoding deletions cannot fail: verdicts are left out.
 		_ = e.elements(unix.NFT_MSG_DELSETELEM, 0, "delete", el.Set, el.Delete)
 	}
 	for _, n := range c.DelSets {
-		e.add(unix.NFT_MSG_DELSET, 0, "delete set "+n, str(unix.NFTA_SET_TABLE, e.table), str(unix.NFTA_SET_NAME, n))
+		e.add(unix.NFT_MSG_DELSET, 0, "delete set "+n, wire.Str(unix.NFTA_SET_TABLE, e.table), wire.Str(unix.NFTA_SET_NAME, n))
 	}
 	for _, n := range c.DelChains {
-		e.add(unix.NFT_MSG_DELCHAIN, 0, "delete chain "+n, str(unix.NFTA_CHAIN_TABLE, e.table), str(unix.NFTA_CHAIN_NAME, n))
+		e.add(unix.NFT_MSG_DELCHAIN, 0, "delete chain "+n, wire.Str(unix.NFTA_CHAIN_TABLE, e.table), wire.Str(unix.NFTA_CHAIN_NAME, n))
 	}
 	for _, n := range c.DelCounters {
-		e.add(unix.NFT_MSG_DELOBJ, 0, "delete counter "+n, str(unix.NFTA_OBJ_TABLE, e.table), str(unix.NFTA_OBJ_NAME, n),
-			u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER))
+		e.add(unix.NFT_MSG_DELOBJ, 0, "delete counter "+n, wire.Str(unix.NFTA_OBJ_TABLE, e.table), wire.Str(unix.NFTA_OBJ_NAME, n),
+			wire.Big32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER))
 	}
 }
 
@@ -111,12 +112,12 @@ func policyNumber(c state.Chain) uint32 {
 }
 
 func (e *encoder) chain(c state.Chain) {
-	attrs := []attr{str(unix.NFTA_CHAIN_TABLE, e.table), str(unix.NFTA_CHAIN_NAME, c.Name)}
+	attrs := []wire.Attr{wire.Str(unix.NFTA_CHAIN_TABLE, e.table), wire.Str(unix.NFTA_CHAIN_NAME, c.Name)}
 	if c.IsBase() {
 		attrs = append(attrs,
-			nest(unix.NFTA_CHAIN_HOOK, u32(unix.NFTA_HOOK_HOOKNUM, hooks[c.Hook]), u32(unix.NFTA_HOOK_PRIORITY, uint32(c.Priority))),
-			u32(unix.NFTA_CHAIN_POLICY, policyNumber(c)),
-			str(unix.NFTA_CHAIN_TYPE, string(c.Type)))
+			wire.Nest(unix.NFTA_CHAIN_HOOK, wire.Big32(unix.NFTA_HOOK_HOOKNUM, hooks[c.Hook]), wire.Big32(unix.NFTA_HOOK_PRIORITY, uint32(c.Priority))),
+			wire.Big32(unix.NFTA_CHAIN_POLICY, policyNumber(c)),
+			wire.Str(unix.NFTA_CHAIN_TYPE, string(c.Type)))
 	}
 	e.add(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add chain "+c.Name, attrs...)
 }
@@ -158,7 +159,7 @@ func (e *encoder) rule(chain string, r state.ChainRule) error {
 	}
 	var list []byte
 	for _, x := range exprs {
-		list = put(list, nest(unix.NFTA_LIST_ELEM, str(unix.NFTA_EXPR_NAME, x.name), nest(unix.NFTA_EXPR_DATA, x.data...)))
+		list = wire.Put(list, wire.Nest(unix.NFTA_LIST_ELEM, wire.Str(unix.NFTA_EXPR_NAME, x.name), wire.Nest(unix.NFTA_EXPR_DATA, x.data...)))
 	}
 	hash := hashRule(r, exprs)
 	var user []byte
@@ -167,8 +168,8 @@ func (e *encoder) rule(chain string, r state.ChainRule) error {
 	}
 	user = udata(user, udataRuleHash, hash[:])
 	e.add(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, fmt.Sprintf("add rule to chain %s: %s", chain, r),
-		str(unix.NFTA_RULE_TABLE, e.table), str(unix.NFTA_RULE_CHAIN, chain),
-		attr{unix.NFTA_RULE_EXPRESSIONS | unix.NLA_F_NESTED, list}, raw(unix.NFTA_RULE_USERDATA, user))
+		wire.Str(unix.NFTA_RULE_TABLE, e.table), wire.Str(unix.NFTA_RULE_CHAIN, chain),
+		wire.Attr{Type: unix.NFTA_RULE_EXPRESSIONS | unix.NLA_F_NESTED, Data: list}, wire.Bytes(unix.NFTA_RULE_USERDATA, user))
 	return nil
 }
 
@@ -245,40 +246,40 @@ func headOf(s state.Set) setHead {
 
 func (e *encoder) set(s state.Set, id uint32) {
 	h := headOf(s)
-	attrs := []attr{
-		str(unix.NFTA_SET_TABLE, e.table), str(unix.NFTA_SET_NAME, s.Name), u32(unix.NFTA_SET_FLAGS, h.flags),
-		u32(unix.NFTA_SET_KEY_TYPE, h.keyType), u32(unix.NFTA_SET_KEY_LEN, h.keyLen), u32(unix.NFTA_SET_ID, id),
+	attrs := []wire.Attr{
+		wire.Str(unix.NFTA_SET_TABLE, e.table), wire.Str(unix.NFTA_SET_NAME, s.Name), wire.Big32(unix.NFTA_SET_FLAGS, h.flags),
+		wire.Big32(unix.NFTA_SET_KEY_TYPE, h.keyType), wire.Big32(unix.NFTA_SET_KEY_LEN, h.keyLen), wire.Big32(unix.NFTA_SET_ID, id),
 	}
 	if h.dataType != 0 {
-		attrs = append(attrs, u32(unix.NFTA_SET_DATA_TYPE, h.dataType))
+		attrs = append(attrs, wire.Big32(unix.NFTA_SET_DATA_TYPE, h.dataType))
 		if h.dataLen != 0 {
-			attrs = append(attrs, u32(unix.NFTA_SET_DATA_LEN, h.dataLen))
+			attrs = append(attrs, wire.Big32(unix.NFTA_SET_DATA_LEN, h.dataLen))
 		}
 	}
 	if h.timeout > 0 {
-		attrs = append(attrs, u64(unix.NFTA_SET_TIMEOUT, h.timeout))
+		attrs = append(attrs, wire.Big64(unix.NFTA_SET_TIMEOUT, h.timeout))
 	}
 	if desc := setDescription(s, h); len(desc) > 0 {
-		attrs = append(attrs, nest(unix.NFTA_SET_DESC, desc...))
+		attrs = append(attrs, wire.Nest(unix.NFTA_SET_DESC, desc...))
 	}
 	if s.ElementCounters {
-		attrs = append(attrs, nest(setExpr, str(unix.NFTA_EXPR_NAME, "counter"), nest(unix.NFTA_EXPR_DATA)))
+		attrs = append(attrs, wire.Nest(setExpr, wire.Str(unix.NFTA_EXPR_NAME, "counter"), wire.Nest(unix.NFTA_EXPR_DATA)))
 	}
-	attrs = append(attrs, raw(unix.NFTA_SET_USERDATA, setUdata(s)))
+	attrs = append(attrs, wire.Bytes(unix.NFTA_SET_USERDATA, setUdata(s)))
 	e.add(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "add set "+s.Name, attrs...)
 }
 
-func setDescription(s state.Set, h setHead) []attr {
-	var desc []attr
+func setDescription(s state.Set, h setHead) []wire.Attr {
+	var desc []wire.Attr
 	if h.maxSize > 0 {
-		desc = append(desc, u32(unix.NFTA_SET_DESC_SIZE, h.maxSize))
+		desc = append(desc, wire.Big32(unix.NFTA_SET_DESC_SIZE, h.maxSize))
 	}
 	if h.flags&setConcat != 0 {
-		var parts []attr
+		var parts []wire.Attr
 		for _, t := range s.Key {
-			parts = append(parts, nest(unix.NFTA_LIST_ELEM, u32(setFieldLen, uint32(t.Size()))))
+			parts = append(parts, wire.Nest(unix.NFTA_LIST_ELEM, wire.Big32(setFieldLen, uint32(t.Size()))))
 		}
-		desc = append(desc, nest(setDescConcat, parts...))
+		desc = append(desc, wire.Nest(setDescConcat, parts...))
 	}
 	return desc
 }
@@ -308,8 +309,8 @@ func (e *encoder) elements(typ, flags uint16, verb string, s state.Set, elements
 	flush := func() {
 		if count > 0 {
 			what := fmt.Sprintf("%s %d elements of %s, the last %s", verb, count, s.Name, lastElement(s, elements))
-			e.add(typ, flags, what, str(unix.NFTA_SET_ELEM_LIST_TABLE, e.table), str(unix.NFTA_SET_ELEM_LIST_SET, s.Name),
-				attr{unix.NFTA_SET_ELEM_LIST_ELEMENTS | unix.NLA_F_NESTED, list})
+			e.add(typ, flags, what, wire.Str(unix.NFTA_SET_ELEM_LIST_TABLE, e.table), wire.Str(unix.NFTA_SET_ELEM_LIST_SET, s.Name),
+				wire.Attr{Type: unix.NFTA_SET_ELEM_LIST_ELEMENTS | unix.NLA_F_NESTED, Data: list})
 		}
 		list, count = nil, 0
 	}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weftnet/weftnet/agent/kernel/wire"
 	"github.com/weftnet/weftnet/agent/state"
 )
 
@@ -17,7 +18,7 @@ func encodeElement(s state.Set, el state.Element, withData bool) ([]byte, error)
 	if int(typeLen(s.Key)) != len(el.Key) {
 		return nil, fmt.Errorf("key has %d bytes, want %d", len(el.Key), typeLen(s.Key))
 	}
-	attrs := []attr{dataValue(unix.NFTA_SET_ELEM_KEY, el.Key)}
+	attrs := []wire.Attr{dataValue(unix.NFTA_SET_ELEM_KEY, el.Key)}
 	if s.Interval && len(s.Key) > 1 {
 		end := el.KeyEnd
 		if end == "" {
@@ -32,10 +33,10 @@ func encodeElement(s state.Set, el state.Element, withData bool) ([]byte, error)
 		}
 		attrs = append(attrs, data...)
 		if el.Comment != "" {
-			attrs = append(attrs, raw(unix.NFTA_SET_ELEM_USERDATA, udataString(nil, udataElemComment, el.Comment)))
+			attrs = append(attrs, wire.Bytes(unix.NFTA_SET_ELEM_USERDATA, udataString(nil, udataElemComment, el.Comment)))
 		}
 	}
-	list := put(nil, nest(unix.NFTA_LIST_ELEM, attrs...))
+	list := wire.Put(nil, wire.Nest(unix.NFTA_LIST_ELEM, attrs...))
 	if !s.Interval || len(s.Key) > 1 {
 		return list, nil
 	}
@@ -44,33 +45,33 @@ func encodeElement(s state.Set, el state.Element, withData bool) ([]byte, error)
 		end = el.Key
 	}
 	if next, ok := after(end); ok {
-		list = put(list, nest(unix.NFTA_LIST_ELEM,
-			dataValue(unix.NFTA_SET_ELEM_KEY, next), u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)))
+		list = wire.Put(list, wire.Nest(unix.NFTA_LIST_ELEM,
+			dataValue(unix.NFTA_SET_ELEM_KEY, next), wire.Big32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)))
 	}
 	return list, nil
 }
 
-func dataValue(typ uint16, v state.Value) attr {
-	return nest(typ, raw(unix.NFTA_DATA_VALUE, []byte(v)))
+func dataValue(typ uint16, v state.Value) wire.Attr {
+	return wire.Nest(typ, wire.Bytes(unix.NFTA_DATA_VALUE, []byte(v)))
 }
 
-func elementData(s state.Set, el state.Element) ([]attr, error) {
+func elementData(s state.Set, el state.Element) ([]wire.Attr, error) {
 	switch s.Kind {
 	case state.KindMap:
 		if int(typeLen(s.Data)) != len(el.Data) {
 			return nil, fmt.Errorf("data has %d bytes, want %d", len(el.Data), typeLen(s.Data))
 		}
-		return []attr{dataValue(unix.NFTA_SET_ELEM_DATA, el.Data)}, nil
+		return []wire.Attr{dataValue(unix.NFTA_SET_ELEM_DATA, el.Data)}, nil
 	case state.KindVMap:
 		v, err := kernelVerdict(el.Verdict)
 		if err != nil {
 			return nil, err
 		}
-		parts := []attr{u32(unix.NFTA_VERDICT_CODE, uint32(v.Kind))}
+		parts := []wire.Attr{wire.Big32(unix.NFTA_VERDICT_CODE, uint32(v.Kind))}
 		if v.Chain != "" {
-			parts = append(parts, str(unix.NFTA_VERDICT_CHAIN, v.Chain))
+			parts = append(parts, wire.Str(unix.NFTA_VERDICT_CHAIN, v.Chain))
 		}
-		return []attr{nest(unix.NFTA_SET_ELEM_DATA, nest(unix.NFTA_DATA_VERDICT, parts...))}, nil
+		return []wire.Attr{wire.Nest(unix.NFTA_SET_ELEM_DATA, wire.Nest(unix.NFTA_DATA_VERDICT, parts...))}, nil
 	case state.KindSet:
 	}
 	return nil, nil

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weftnet/weftnet/agent/kernel/wire"
 	"github.com/weftnet/weftnet/agent/state"
 )
 
@@ -25,7 +27,9 @@ type Table interface {
 type Kernel struct {
 	family, name string
 	conn         *conn
-	monitor      *monitor
+	events       *wire.Events
+	// strangers counts events of other programs' changes of our table.
+	strangers atomic.Uint64
 
 	mu sync.Mutex
 	// known is what the kernel has as far as we know: what we last wrote, while nobody else has
@@ -41,15 +45,15 @@ func New() (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMonitor("inet", state.TableName, c.port)
+	events, err := wire.NewEvents(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 	if err != nil {
-		return nil, errors.Join(err, c.close())
+		return nil, errors.Join(err, c.Close())
 	}
-	return &Kernel{family: "inet", name: state.TableName, conn: c, monitor: m}, nil
+	return &Kernel{family: "inet", name: state.TableName, conn: c, events: events}, nil
 }
 
 // Close ends the sockets. The table stands.
-func (k *Kernel) Close() error { return errors.Join(k.monitor.close(), k.conn.close()) }
+func (k *Kernel) Close() error { return errors.Join(k.events.Close(), k.conn.Close()) }
 
 // maxObserveTries bounds how often a listing that another program's change disturbed is repeated.
 const maxObserveTries = 10
@@ -66,8 +70,8 @@ func (k *Kernel) Observe(ctx context.Context) (Observed, error) {
 		case err == nil && stable:
 			return o, nil
 		case err == nil:
-			last = errInterrupted
-		case errors.Is(err, errInterrupted) || errors.Is(err, unix.ENOENT):
+			last = wire.ErrInterrupted
+		case errors.Is(err, wire.ErrInterrupted) || errors.Is(err, unix.ENOENT):
 			last = err // something went away between two requests
 		default:
 			return Observed{}, fmt.Errorf("observe table %s %s: %w", k.family, k.name, err)
@@ -112,7 +116,7 @@ func (k *Kernel) Apply(ctx context.Context, c Change) error {
 // Ensure observes the table and makes it as wanted. It returns what it changed.
 func (k *Kernel) Ensure(ctx context.Context, want state.Table) (Change, error) {
 	k.forget()
-	mark := k.monitor.mark()
+	mark := k.strangers.Load()
 	c, err := ensure(ctx, k, want)
 	if err == nil {
 		k.remember(want, mark)
@@ -123,7 +127,7 @@ func (k *Kernel) Ensure(ctx context.Context, want state.Table) (Change, error) {
 // Update makes the table as wanted without listing it, where nobody else has touched it since
 // Ensure or Update last wrote it; else it is Ensure. It needs a Subscribe that runs.
 func (k *Kernel) Update(ctx context.Context, want state.Table) (Change, error) {
-	mark := k.monitor.mark()
+	mark := k.strangers.Load()
 	known, ok := k.recall()
 	if !ok {
 		return k.Ensure(ctx, want)
@@ -166,7 +170,7 @@ func (k *Kernel) Counters(ctx context.Context) (map[string]Counter, error) {
 	var last error
 	for range maxObserveTries {
 		counters, err := k.conn.counters(k.family, k.name)
-		if !errors.Is(err, errInterrupted) {
+		if !errors.Is(err, wire.ErrInterrupted) {
 			return counters, err
 		}
 		last = err
@@ -185,11 +189,11 @@ func (k *Kernel) forget() {
 	k.known = nil
 }
 
-// remember keeps what was written, unless the monitor has seen a stranger since the mark.
+// remember keeps what was written, unless a stranger has been seen since the mark or nobody looks out for them.
 func (k *Kernel) remember(t state.Table, mark uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.monitor.undisturbed(mark) {
+	if k.events.Reading() && k.strangers.Load() == mark {
 		k.known = &t
 	}
 }
@@ -197,7 +201,7 @@ func (k *Kernel) remember(t state.Table, mark uint64) {
 func (k *Kernel) recall() (state.Table, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.known == nil {
+	if k.known == nil || !k.events.Reading() {
 		return state.Table{}, false
 	}
 	return *k.known, true

@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/weftnet/weftnet/agent/kernel/wire"
 	"github.com/weftnet/weftnet/agent/state"
 )
 
@@ -57,7 +58,7 @@ type observedRule struct {
 // kernelExpr is one expression in wire form.
 type kernelExpr struct {
 	name string
-	data []attr
+	data []wire.Attr
 }
 
 const hashSize = 12
@@ -71,7 +72,7 @@ func hashRule(r state.ChainRule, exprs []kernelExpr) ruleHash {
 	_, _ = io.WriteString(h, r.String())
 	for _, e := range exprs {
 		_, _ = io.WriteString(h, "\x00"+e.name)
-		_, _ = h.Write(put(nil, e.data...))
+		_, _ = h.Write(wire.Put(nil, e.data...))
 	}
 	return ruleHash(h.Sum(nil)[:hashSize])
 }
@@ -109,8 +110,8 @@ func wireExprs(r state.ChainRule) ([]kernelExpr, error) {
 }
 
 func parseExpr(b []byte) kernelExpr {
-	attrs := parse(b)
-	return kernelExpr{name: asString(find(attrs, unix.NFTA_EXPR_NAME)), data: parse(find(attrs, unix.NFTA_EXPR_DATA))}
+	attrs := wire.Parse(b)
+	return kernelExpr{name: wire.String(wire.Find(attrs, unix.NFTA_EXPR_NAME)), data: wire.Parse(wire.Find(attrs, unix.NFTA_EXPR_DATA))}
 }
 
 // volatile are the attributes that do not say what an expression does: counts, and names of sets
@@ -130,14 +131,14 @@ func sameExpr(have, want kernelExpr) bool {
 		return false
 	}
 	for _, w := range want.data {
-		if slices.Contains(volatile[want.name], w.typ) {
+		if slices.Contains(volatile[want.name], w.Type) {
 			continue
 		}
-		h := find(have.data, w.typ)
-		if texts[want.name] == w.typ {
-			h, w.data = []byte(asString(h)), []byte(asString(w.data))
+		h := wire.Find(have.data, w.Type)
+		if texts[want.name] == w.Type {
+			h, w.Data = []byte(wire.String(h)), []byte(wire.String(w.Data))
 		}
-		if h == nil || !sameData(h, w.data) {
+		if h == nil || !sameData(h, w.Data) {
 			return false
 		}
 	}
@@ -149,12 +150,12 @@ func sameData(a, b []byte) bool {
 	if bytes.Equal(a, b) {
 		return true
 	}
-	na, nb := parse(a), parse(b)
-	if len(na) == 0 || len(na) != len(nb) || len(put(nil, na...)) != align(len(a)) {
+	na, nb := wire.Parse(a), wire.Parse(b)
+	if len(na) == 0 || len(na) != len(nb) || len(wire.Put(nil, na...)) != wire.Align(len(a)) {
 		return false
 	}
 	for i := range na {
-		if na[i].typ != nb[i].typ || !sameData(na[i].data, nb[i].data) {
+		if na[i].Type != nb[i].Type || !sameData(na[i].Data, nb[i].Data) {
 			return false
 		}
 	}

@@ -1,0 +1,138 @@
+//go:build linux
+
+package wire
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Events is a netlink socket for multicast groups, of the network namespace of the thread that
+// opened it. It hears nothing until Read.
+type Events struct {
+	file    *os.File
+	groups  []int
+	reading atomic.Bool
+}
+
+// NewEvents opens a socket for groups of a protocol.
+func NewEvents(protocol int, groups ...int) (*Events, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink event socket: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("bind netlink event socket: %w", err)
+	}
+	setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuffer)
+	return &Events{file: os.NewFile(uintptr(fd), "netlink events"), groups: groups}, nil
+}
+
+// Close ends the socket, and a Read of it.
+func (e *Events) Close() error { return e.file.Close() }
+
+// Reading tells whether a Subscribe runs.
+func (e *Events) Reading() bool { return e.reading.Load() }
+
+// ErrSubscribed says that only one subscription may run on a socket at a time.
+var ErrSubscribed = errors.New("already subscribed")
+
+// Deadlines for a read: one that has passed wakes the reader, none lets it wait.
+var (
+	aLongTimeAgo = time.Unix(1, 0)
+	noDeadline   time.Time
+)
+
+// Subscribe tells on the channel when a message concerns us, or when messages were lost; several at
+// once are told as one. tell, if not nil, is called before that. It ends, and closes the channel, with
+// ctx or when the socket is closed.
+func (e *Events) Subscribe(ctx context.Context, concerns func(Message) bool, tell func()) (<-chan struct{}, error) {
+	if !e.reading.CompareAndSwap(false, true) {
+		return nil, ErrSubscribed
+	}
+	if err := e.member(unix.NETLINK_ADD_MEMBERSHIP); err != nil {
+		e.reading.Store(false)
+		return nil, fmt.Errorf("join netlink group: %w", err)
+	}
+	_ = e.file.SetReadDeadline(noDeadline)
+	wake := context.AfterFunc(ctx, func() { _ = e.file.SetReadDeadline(aLongTimeAgo) })
+	out := make(chan struct{}, 1)
+	go func() {
+		defer close(out)
+		defer wake()
+		e.read(ctx, concerns, func() {
+			if tell != nil {
+				tell()
+			}
+			select {
+			case out <- struct{}{}:
+			default:
+			}
+		})
+		_ = e.member(unix.NETLINK_DROP_MEMBERSHIP)
+		e.reading.Store(false)
+	}()
+	return out, nil
+}
+
+func (e *Events) member(option int) error {
+	rc, err := e.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var faults []error
+	err = rc.Control(func(fd uintptr) {
+		for _, g := range e.groups {
+			faults = append(faults, unix.SetsockoptInt(int(fd), unix.SOL_NETLINK, option, g))
+		}
+	})
+	return errors.Join(append(faults, err)...)
+}
+
+func (e *Events) read(ctx context.Context, concerns func(Message) bool, changed func()) {
+	buf := make([]byte, replySize)
+	for ctx.Err() == nil {
+		n, err := e.file.Read(buf)
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
+			changed() // events were lost: anything may have happened
+		case err != nil:
+			return
+		case anyMessage(buf[:n], concerns):
+			changed()
+		}
+	}
+}
+
+// Message is one event.
+type Message struct {
+	Type uint16
+	// Port is the address of the socket whose request caused it; 0 is the kernel itself.
+	Port uint32
+	Data []byte
+}
+
+func anyMessage(b []byte, f func(Message) bool) bool {
+	for len(b) >= unix.SizeofNlMsghdr {
+		n := int(binary.NativeEndian.Uint32(b))
+		if n < unix.SizeofNlMsghdr || n > len(b) {
+			return false
+		}
+		m := Message{
+			Type: binary.NativeEndian.Uint16(b[4:]), Port: binary.NativeEndian.Uint32(b[12:]), Data: b[unix.SizeofNlMsghdr:n],
+		}
+		if f(m) {
+			return true
+		}
+		b = b[min(Align(n), len(b)):]
+	}
+	return false
+}
