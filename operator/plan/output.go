@@ -1,0 +1,162 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Output is what shall be. Every list is complete, sorted and without duplicates.
+type Output struct {
+	// Blocks that shall exist; one that is missing here is to be deleted.
+	Blocks []Block
+	// MeshNodes that shall exist, one per Node.
+	MeshNodes []MeshNode
+	Pools     []PoolStatus
+	Problems  []Problem
+	// Again is after what time a plan must be made even if nothing changes; 0 is never.
+	Again time.Duration
+}
+
+// Condition is the verdict on one aspect of an object.
+type Condition struct {
+	True    bool
+	Reason  Reason
+	Message string
+}
+
+// PoolStatus is what is known of a pool.
+type PoolStatus struct {
+	Name                               string
+	Usage                              []Usage
+	Ready, Conflict, Exhausted, Shrunk Condition
+}
+
+// Usage counts the blocks of a range.
+type Usage struct {
+	CIDR                     netip.Prefix
+	BlockSize                int
+	Allocated, Cooling, Free int64
+	// Refused says why the range is not used; empty when it is.
+	Refused string
+}
+
+// Kind of the object that a Problem is about.
+type Kind string
+
+// The kinds that problems are reported on.
+const (
+	KindNode     Kind = "Node"
+	KindMeshNode Kind = "MeshNode"
+	KindPool     Kind = "IPPool"
+)
+
+// Problem is something that its object's owner must know. It stops nothing else.
+type Problem struct {
+	Kind    Kind
+	Name    string
+	Reason  Reason
+	Message string
+}
+
+// String is the form for logs.
+func (p Problem) String() string {
+	return fmt.Sprintf("%s %s: %s: %s", p.Kind, p.Name, p.Reason, p.Message)
+}
+
+// Reason is the one-word form of a verdict, for conditions and events.
+type Reason string
+
+// The reasons.
+const (
+	// Of a MeshNode's condition Allocated.
+	ReasonAllocated    Reason = "Allocated"
+	ReasonPending      Reason = "AllocationPending"
+	ReasonNoPool       Reason = "NoPool"
+	ReasonPoolDisabled Reason = "PoolDisabled"
+	ReasonPoolRefused  Reason = "PoolRefused"
+	ReasonExhausted    Reason = "PoolExhausted"
+
+	// Of an IPPool's conditions.
+	ReasonReady      Reason = "Ready"
+	ReasonInvalid    Reason = "Invalid"
+	ReasonOverlap    Reason = "Overlap"
+	ReasonNoOverlap  Reason = "NoOverlap"
+	ReasonBlocksFree Reason = "BlocksFree"
+	ReasonShrunk     Reason = "ShrunkBelowAllocated"
+	ReasonWithin     Reason = "WithinRanges"
+
+	// Of problems without a condition.
+	ReasonNoMeshConfig       Reason = "NoMeshConfig"
+	ReasonDuplicateBlock     Reason = "DuplicateBlock"
+	ReasonSpecRepaired       Reason = "SpecRepaired"
+	ReasonNodeAddressRefused Reason = "NodeAddressRefused"
+)
+
+// MeshIP is a node's own address in a block: the one after the network address. (In IPv6 the
+// network address itself is every router's, RFC 4291 section 2.6.1.)
+func MeshIP(block netip.Prefix) netip.Addr { return block.Masked().Addr().Next() }
+
+// Change is one step from the blocks that exist to those that shall.
+type Change struct {
+	Verb  Verb
+	Block Block
+}
+
+// Verb of a Change.
+type Verb string
+
+// The verbs.
+const (
+	Create Verb = "create"
+	Update Verb = "update"
+	Delete Verb = "delete"
+)
+
+// String is the form for logs.
+func (c Change) String() string {
+	return fmt.Sprintf("%s %s of %s %s", c.Verb, c.Block.CIDR, c.Block.Node, c.Block.State)
+}
+
+// Diff lists what turns the blocks that exist into those that shall. Both lists may be in any
+// order.
+func Diff(have, want []Block) []Change {
+	existing := make(map[netip.Prefix]Block, len(have))
+	for _, b := range have {
+		existing[b.CIDR] = b
+	}
+	var changes []Change
+	for _, b := range want {
+		old, ok := existing[b.CIDR]
+		delete(existing, b.CIDR)
+		switch {
+		case !ok:
+			changes = append(changes, Change{Create, b})
+		case old.State != b.State || old.Left != b.Left:
+			changes = append(changes, Change{Update, b})
+		}
+	}
+	for _, b := range existing {
+		changes = append(changes, Change{Delete, b})
+	}
+	slices.SortFunc(changes, func(a, b Change) int { return comparePrefix(a.Block.CIDR, b.Block.CIDR) })
+	return changes
+}
+
+// SameSpec says whether two MeshNodes ask for the same.
+func SameSpec(a, b MeshNode) bool {
+	return a.OwnerUID == b.OwnerUID && a.Malformed == b.Malformed && slices.Equal(a.PodCIDRs, b.PodCIDRs) &&
+		slices.Equal(a.MeshIPs, b.MeshIPs) && slices.Equal(a.NodeIPs, b.NodeIPs)
+}
+
+// comparePrefix orders by family, address, then length: a range comes before what it contains.
+func comparePrefix(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+func compareProblem(a, b Problem) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name),
+		cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Message, b.Message))
+}
