@@ -1,0 +1,166 @@
+//go:build linux
+
+package cniinstall
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+)
+
+type host struct {
+	Config
+	ready atomic.Bool
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	dir := t.TempDir()
+	h := &host{Config: Config{
+		Plugin: filepath.Join(dir, "plugin"), BinDir: filepath.Join(dir, "opt/cni/bin"), ConfDir: filepath.Join(dir, "etc/cni/net.d"),
+		Socket: "/run/weftnet/cni.sock",
+	}}
+	h.Ready = func() error {
+		if !h.ready.Load() {
+			return errors.New("no mesh yet")
+		}
+		return nil
+	}
+	if err := os.WriteFile(h.Plugin, []byte("the plugin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(h.ConfDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func (h *host) run(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- New(h.Config).Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func (h *host) conf() string   { return filepath.Join(h.ConfDir, ConfName) }
+func (h *host) binary() string { return filepath.Join(h.BinDir, PluginName) }
+
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		if cond() {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not in 10 s: %s", what)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func TestNothingBeforeReady(t *testing.T) {
+	h := newHost(t)
+	asked := make(chan struct{}, 100)
+	ready := h.Ready
+	h.Ready = func() error { asked <- struct{}{}; return ready() }
+	h.run(t)
+	for range 3 {
+		<-asked
+	}
+	if exists(h.conf()) {
+		t.Fatal("the configuration is there before the agent is ready")
+	}
+	h.ready.Store(true)
+	eventually(t, "the configuration is there", func() bool { return exists(h.conf()) })
+	if got, err := os.ReadFile(h.binary()); err != nil || string(got) != "the plugin" {
+		t.Errorf("the plugin: %q, %v", got, err)
+	}
+}
+
+func TestDriftIsRepaired(t *testing.T) {
+	h := newHost(t)
+	h.ready.Store(true)
+	h.run(t)
+	eventually(t, "installed", func() bool { return exists(h.conf()) })
+	h.ready.Store(false) // what was installed stays so while the agent is not ready
+	want, _ := os.ReadFile(h.conf())
+	same := func(path, want string) func() bool {
+		return func() bool { got, err := os.ReadFile(path); return err == nil && string(got) == want }
+	}
+	for _, spoil := range []func() error{
+		func() error { return os.Remove(h.conf()) },
+		func() error { return os.WriteFile(h.conf(), []byte("{}"), 0o644) },
+		func() error { return os.Remove(h.binary()) },
+		func() error { return os.WriteFile(h.binary(), []byte("another"), 0o755) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the configuration is back", same(h.conf(), string(want)))
+		eventually(t, "the plugin is back", same(h.binary(), "the plugin"))
+	}
+}
+
+func TestRuntimeTakesOurs(t *testing.T) {
+	h := newHost(t)
+	other := filepath.Join(h.ConfDir, "10-other.conflist")
+	if err := os.WriteFile(other, []byte(`{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"bridge"}]}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.MkdirAll(h.BinDir, 0o755), New(h.Config).Install()); err != nil {
+		t.Fatal(err)
+	}
+	files, err := libcni.ConfFiles(h.ConfDir, []string{".conf", ".conflist", ".json"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(files)
+	list, err := libcni.ConfListFromFile(files[0])
+	if err != nil || list.Name != "weftnet" || list.CNIVersion != "1.1.0" || list.Plugins[0].Network.Type != PluginName {
+		t.Errorf("the runtime takes %+v, %v", list, err)
+	}
+	if !exists(other) {
+		t.Error("the other configuration was touched unasked")
+	}
+}
+
+func TestDisableOthersAndRemove(t *testing.T) {
+	h := newHost(t)
+	h.DisableOthers = true
+	other := filepath.Join(h.ConfDir, "00-other.conf")
+	if err := os.WriteFile(other, []byte("{}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.MkdirAll(h.BinDir, 0o755), New(h.Config).Install()); err != nil {
+		t.Fatal(err)
+	}
+	if exists(other) || !exists(other+DisabledSuffix) {
+		t.Error("the other configuration was not set aside")
+	}
+	for range 2 {
+		if err := Remove(h.BinDir, h.ConfDir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !exists(other) || exists(h.conf()) || exists(h.binary()) {
+		t.Error("the node is not as it was")
+	}
+}
