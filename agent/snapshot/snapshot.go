@@ -16,6 +16,8 @@ type Node struct {
 	Name string `json:"name"`
 	// Created orders nodes by age: where two claim the same, the older one keeps it.
 	Created time.Time `json:"created"`
+	// Generation counts the changes of the spec.
+	Generation int64 `json:"generation,omitempty"`
 
 	// From the spec, which only the operator writes.
 	PodCIDRs []string `json:"podCIDRs,omitempty"`
@@ -95,7 +97,7 @@ func (n Node) Equal(o Node) bool {
 	}
 	return slices.Equal(n.PodCIDRs, o.PodCIDRs) && slices.Equal(n.MeshIPs, o.MeshIPs) &&
 		slices.Equal(n.NodeIPs, o.NodeIPs) && slices.Equal(n.Endpoints, o.Endpoints) &&
-		n.Name == o.Name && n.PublicKey == o.PublicKey && n.KeyEpoch == o.KeyEpoch &&
+		n.Name == o.Name && n.Generation == o.Generation && n.PublicKey == o.PublicKey && n.KeyEpoch == o.KeyEpoch &&
 		n.ListenPort == o.ListenPort && n.MTU == o.MTU
 }
 

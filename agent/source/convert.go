@@ -15,7 +15,7 @@ func nodeFrom(object any) (snapshot.Node, bool) {
 		return snapshot.Node{}, false
 	}
 	return snapshot.Node{
-		Name: n.Name, Created: n.CreationTimestamp.UTC(),
+		Name: n.Name, Created: n.CreationTimestamp.UTC(), Generation: n.Generation,
 		PodCIDRs: n.Spec.PodCIDRs, MeshIPs: n.Spec.MeshIPs, NodeIPs: n.Spec.NodeIPs,
 		PublicKey: n.Status.PublicKey, KeyEpoch: n.Status.KeyEpoch, Endpoints: n.Status.Endpoints,
 		ListenPort: n.Status.ListenPort, MTU: n.Status.MTU,

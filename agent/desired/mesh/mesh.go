@@ -91,6 +91,8 @@ type Output struct {
 	// DeviceSysctls can only be set once the devices exist.
 	DeviceSysctls []state.Sysctl
 
+	// PeerIPs are the addresses of all other nodes, as the operator verified them.
+	PeerIPs []netip.Addr
 	// Pools are the ranges of all pools; ClusterCIDRs those and all blocks outside of them.
 	Pools        []netip.Prefix
 	ClusterCIDRs []netip.Prefix
@@ -160,6 +162,9 @@ func Plan(in Input) Output {
 	own, others := split(members, in.Snapshot.Self)
 	out.Own = ownOf(own, in)
 	out.Peers = peersOf(others)
+	for _, m := range others {
+		out.PeerIPs = append(out.PeerIPs, m.nodeIPs...)
+	}
 	if out.Waiting = waitingFor(own, in); out.Waiting == "" {
 		planMesh(&out, in, others, &faults)
 	}

@@ -3,6 +3,7 @@ package mesh
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/weftnet/weftnet/agent/facts"
 	"github.com/weftnet/weftnet/agent/state"
@@ -132,4 +133,15 @@ func deviceSysctls(devices []Device, f facts.Facts) []state.Sysctl {
 		}
 	}
 	return state.SortSysctls(out)
+}
+
+// SettingsOf picks the settings of one device.
+func SettingsOf(all []state.Sysctl, device string) []state.Sysctl {
+	var out []state.Sysctl
+	for _, s := range all {
+		if strings.Contains(s.Path, "/conf/"+device+"/") {
+			out = append(out, s)
+		}
+	}
+	return out
 }

@@ -1,0 +1,280 @@
+//go:build linux
+
+// Package reconcile is the agent's one loop: whenever the cluster, the node's Pods or the kernel
+// change, it computes the whole wanted state and lets each kernel package write the difference.
+// Changes that come together are one pass. What fails is tried again with growing pauses; what
+// somebody else changes is put back at once. On the way out everything is left standing.
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weftnet/weftnet/agent/desired/filter"
+	"github.com/weftnet/weftnet/agent/desired/mesh"
+	"github.com/weftnet/weftnet/agent/facts"
+	"github.com/weftnet/weftnet/agent/kernel/link"
+	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/kernel/wg"
+	"github.com/weftnet/weftnet/agent/snapshot"
+	"github.com/weftnet/weftnet/agent/state"
+)
+
+// Source is what the cluster says.
+type Source interface {
+	// Snapshot is the latest; ok is false while nothing at all is known.
+	Snapshot() (s snapshot.Snapshot, ok bool)
+	// Changed is signalled after Snapshot has changed.
+	Changed() <-chan struct{}
+}
+
+// PodState is what the loop keeps in force for the Pods of this node.
+type PodState struct {
+	Routes    []state.Route
+	Sysctls   []state.Sysctl
+	HostPorts []filter.HostPort
+}
+
+// Pods knows the Pods of this node.
+type Pods interface {
+	// Desired must know a Pod before anything of it is written to the kernel, or the loop would
+	// take it for a leftover.
+	Desired() PodState
+	// Changed is signalled after Desired has changed. It may be nil.
+	Changed() <-chan struct{}
+}
+
+// Kernel is everything that the loop reads and writes.
+type Kernel struct {
+	Node interface {
+		Links(ctx context.Context) ([]facts.Link, error)
+		IPv6() bool
+	}
+	Link interface {
+		link.Interface
+		ProbeWireGuard(ctx context.Context) link.Probe
+	}
+	WG    wg.Interface
+	Route interface {
+		Observe(ctx context.Context) ([]state.Route, []state.Rule, error)
+		Ensure(ctx context.Context, routes []state.Route, rules []state.Rule) (Change, error)
+	}
+	NFT interface {
+		// Ensure lists the table, Update trusts what was written last.
+		Ensure(ctx context.Context, want state.Table) (nft.Change, error)
+		Update(ctx context.Context, want state.Table) (nft.Change, error)
+	}
+	Sysctl interface {
+		Ensure(ctx context.Context, want []state.Sysctl) (Change, error)
+	}
+}
+
+// Change is what a kernel package did.
+type Change interface {
+	Empty() bool
+	String() string
+}
+
+// Recorder counts what the loop does.
+type Recorder interface {
+	Pass(took time.Duration)
+	StageFailed(stage string)
+	DriftRepaired(stage string)
+}
+
+// Config is what the loop works with.
+type Config struct {
+	Source Source
+	Pods   Pods
+	Keys   []mesh.Key
+	Kernel Kernel
+	// Watch starts the subscriptions to kernel events; each calls wake when something of its kind
+	// may have changed, until the context ends. It is called on the loop's own thread, and again
+	// after a subscription has broken.
+	Watch func(ctx context.Context, wake func(Kind)) error
+	// Request asks the wireguard process for a device, or takes it back when want is false.
+	Request func(device string, mtu int, want bool) error
+	// Probe sends something to each of the mesh addresses.
+	Probe func(addresses []netip.Addr)
+	// Backend overrides the MeshConfig: Kernel, Userspace, or empty.
+	Backend  string
+	Log      *slog.Logger
+	Recorder Recorder
+}
+
+// Kind is a part of the node's network that may have changed; kinds are or-ed together.
+type Kind uint32
+
+// The kinds.
+const (
+	KindSnapshot Kind = 1 << iota
+	KindPods
+	KindLinks
+	KindPeers
+	KindRoutes
+	KindTable
+	// KindAll looks at everything again.
+	KindAll Kind = 1<<iota - 1
+	// KindBroken says that a subscription has ended and events may have been lost.
+	KindBroken Kind = 1 << 31
+)
+
+// Network is what the CNI server has to know of the mesh.
+type Network struct {
+	PodCIDRs []netip.Prefix
+	MeshIPs  []netip.Addr
+	Pools    []netip.Prefix
+	// MTU of Pods, in bytes.
+	MTU int
+}
+
+// Report is what a pass found, for the status.
+type Report struct {
+	Plan  mesh.Output
+	Facts facts.Facts
+	// BackendReason says why the backend is what it is.
+	BackendReason string
+	// Err is nil when everything wanted is in force.
+	Err error
+	At  time.Time
+}
+
+// Loop is the loop. Make it with New.
+type Loop struct {
+	cfg     Config
+	stages  stages
+	pending atomic.Uint32
+	woken   chan struct{}
+
+	report   atomic.Pointer[Report]
+	reported chan struct{}
+	turned   atomic.Int64 // when the last pass ended, in Unix nanoseconds
+
+	// Of the loop's own goroutine:
+	root    context.Context // of Run, for subscriptions that outlive a pass
+	links   []facts.Link
+	have    map[string]state.Device // as read in this pass; zero when it could not be
+	stats   map[string][]state.PeerStats
+	plan    mesh.Output
+	planned plannedFrom
+	backend backend
+	probed  time.Time
+	fault   string // what was logged last, so that it is logged once
+
+	mu     sync.Mutex
+	asked  uint64 // passes asked for by Sync
+	waiter []syncRequest
+}
+
+// New makes a loop that has not started.
+func New(cfg Config) *Loop {
+	l := &Loop{cfg: cfg, woken: make(chan struct{}, 1), reported: make(chan struct{}, 1), have: map[string]state.Device{}, stats: map[string][]state.PeerStats{}}
+	l.stages = newStages(l)
+	return l
+}
+
+// errNotStarted is the readiness before the first pass.
+var errNotStarted = errors.New("the agent has just started and has not looked at the node yet")
+
+// Ready tells whether the mesh device, its peers and routes, and the fail-closed table are in
+// force, and if not why.
+func (l *Loop) Ready() error {
+	r := l.report.Load()
+	switch {
+	case r == nil:
+		return errNotStarted
+	case r.Plan.Waiting != "":
+		return errors.New(r.Plan.Waiting)
+	default:
+		return r.Err
+	}
+}
+
+// Network is what the last plan gave this node; zero before there is one.
+func (l *Loop) Network() Network {
+	r := l.report.Load()
+	if r == nil {
+		return Network{}
+	}
+	own := r.Plan.Own
+	return Network{PodCIDRs: own.PodCIDRs, MeshIPs: own.MeshIPs, Pools: r.Plan.Pools, MTU: own.MTU}
+}
+
+// Report is the outcome of the last pass; ok is false before the first.
+func (l *Loop) Report() (r Report, ok bool) {
+	if p := l.report.Load(); p != nil {
+		return *p, true
+	}
+	return Report{}, false
+}
+
+// Reported is signalled after each pass; signals that nobody has taken merge into one.
+func (l *Loop) Reported() <-chan struct{} { return l.reported }
+
+// LastTurn is when the last pass ended, zero before the first. A loop that hangs shows here.
+func (l *Loop) LastTurn() time.Time {
+	if n := l.turned.Load(); n != 0 {
+		return time.Unix(0, n)
+	}
+	return time.Time{}
+}
+
+type syncRequest struct {
+	number uint64
+	done   chan error
+}
+
+// Sync waits for a pass that begins after the call and returns its error: what Pods.Desired said
+// at the time of the call is then in force.
+func (l *Loop) Sync(ctx context.Context) error {
+	l.mu.Lock()
+	l.asked++
+	r := syncRequest{number: l.asked, done: make(chan error, 1)}
+	l.waiter = append(l.waiter, r)
+	l.mu.Unlock()
+	l.wake(KindPods)
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// served answers everyone who had asked before the pass began.
+func (l *Loop) served(upTo uint64, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var later []syncRequest
+	for _, r := range l.waiter {
+		if r.number <= upTo {
+			r.done <- err
+		} else {
+			later = append(later, r)
+		}
+	}
+	l.waiter = later
+}
+
+func (l *Loop) askedSoFar() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.asked
+}
+
+func (l *Loop) wake(k Kind) {
+	l.pending.Or(uint32(k))
+	signal(l.woken)
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,264 @@
+// Package status is the one way back: it tells the cluster what the loop found, as the status of
+// this node's MeshNode, as events and as metrics. The API is written to only when something that
+// matters has changed, and not more often than every second.
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"time"
+
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weftnet/weftnet/agent/desired/mesh"
+	"github.com/weftnet/weftnet/agent/reconcile"
+	"github.com/weftnet/weftnet/agent/snapshot"
+	"github.com/weftnet/weftnet/crds/v1alpha1"
+)
+
+const (
+	fieldManager = "weftnet-agent"
+	// interval is the least time between two writes.
+	interval = time.Second
+	// countInterval is that between two writes that only change the peers' count: every write is
+	// told to every agent of the cluster.
+	countInterval = 10 * time.Second
+	// refresh looks again without a report, because a handshake grows old in silence.
+	refresh = 5 * time.Second
+	// retryAfter a write that failed.
+	retryAfter = 3 * time.Second
+	// requestTimeout of one write.
+	requestTimeout = 10 * time.Second
+	// eventNamespace holds the events of objects that are in no namespace.
+	eventNamespace = "default"
+	// maxEvents bounds what one agent remembers having told.
+	maxEvents = 1000
+)
+
+// Source is what the publisher asks of the cluster's state.
+type Source interface {
+	Snapshot() (snapshot.Snapshot, bool)
+}
+
+// Loop is what it asks of the loop.
+type Loop interface {
+	Report() (reconcile.Report, bool)
+	Reported() <-chan struct{}
+}
+
+// Config of a Publisher.
+type Config struct {
+	Node   string
+	Loop   Loop
+	Source Source
+	// Weftnet and Events are clients of the groups weftnet.io/v1alpha1 and events.k8s.io/v1.
+	Weftnet, Events rest.Interface
+	Log             *slog.Logger
+}
+
+// Publisher writes the status of one MeshNode.
+type Publisher struct {
+	cfg     Config
+	written *v1alpha1.MeshNodeStatus
+	at      time.Time
+	told    map[mesh.Problem]bool
+}
+
+// NewPublisher makes a publisher that has not started.
+func NewPublisher(cfg Config) *Publisher {
+	return &Publisher{cfg: cfg, told: map[mesh.Problem]bool{}}
+}
+
+// Run publishes until the context ends. Failures are logged and tried again.
+func (p *Publisher) Run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.cfg.Loop.Reported():
+		case <-timer.C:
+		}
+		next, err := p.publish(ctx, time.Now())
+		if err != nil && ctx.Err() == nil {
+			p.cfg.Log.Warn("publish the status", "error", err)
+		}
+		timer.Reset(next)
+	}
+}
+
+// publish writes what is due, and says when to look again.
+func (p *Publisher) publish(ctx context.Context, now time.Time) (time.Duration, error) {
+	report, ok := p.cfg.Loop.Report()
+	if !ok {
+		return refresh, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if p.written == nil {
+		if err := p.readBack(ctx); err != nil {
+			return retryAfter, err
+		}
+	}
+	want := Compute(Observed{Report: report, Generation: p.generation(), Before: p.written.Conditions, Now: now})
+	if wait, due := p.due(want, now); !due {
+		return wait, p.tell(ctx, report.Plan, now)
+	}
+	p.at = now
+	if err := p.apply(ctx, want); err != nil {
+		return retryAfter, err
+	}
+	p.written = &want
+	return refresh, p.tell(ctx, report.Plan, now)
+}
+
+// due tells whether to write now, and if not when to look again.
+func (p *Publisher) due(want v1alpha1.MeshNodeStatus, now time.Time) (time.Duration, bool) {
+	if equality.Semantic.DeepEqual(*p.written, want) {
+		return refresh, false
+	}
+	pause := interval
+	if sameButPeers(*p.written, want) {
+		pause = countInterval
+	}
+	if wait := pause - now.Sub(p.at); wait > 0 {
+		return wait, false
+	}
+	return 0, true
+}
+
+// sameButPeers tells whether the two differ in nothing but how many peers are connected and which.
+func sameButPeers(a, b v1alpha1.MeshNodeStatus) bool {
+	a.Peers, b.Peers = v1alpha1.PeerSummary{}, v1alpha1.PeerSummary{}
+	if len(a.Conditions) != len(b.Conditions) {
+		return false
+	}
+	for i := range a.Conditions {
+		x, y := a.Conditions[i], b.Conditions[i]
+		if x.Type != y.Type || x.Status != y.Status || x.ObservedGeneration != y.ObservedGeneration {
+			return false
+		}
+	}
+	a.Conditions, b.Conditions = nil, nil
+	return equality.Semantic.DeepEqual(a, b)
+}
+
+func (p *Publisher) generation() int64 {
+	snap, _ := p.cfg.Source.Snapshot()
+	own, _ := snap.Own()
+	return own.Generation
+}
+
+// readBack finds out what an earlier run has written, so that a restart writes nothing.
+func (p *Publisher) readBack(ctx context.Context) error {
+	var have v1alpha1.MeshNode
+	err := p.cfg.Weftnet.Get().Resource("meshnodes").Name(p.cfg.Node).Do(ctx).Into(&have)
+	if apierrors.IsNotFound(err) {
+		return errors.New("this node has no MeshNode yet; the operator makes it")
+	}
+	if err != nil {
+		return fmt.Errorf("read this node's MeshNode: %w", err)
+	}
+	s := have.Status
+	s.Conditions = ownConditions(s.Conditions)
+	p.written = &s
+	return nil
+}
+
+// ownConditions leaves out what the operator writes.
+func ownConditions(all []metav1.Condition) []metav1.Condition {
+	var out []metav1.Condition
+	for _, kind := range []string{v1alpha1.ConditionMeshReady, v1alpha1.ConditionPeersConnected, v1alpha1.ConditionReady} {
+		for _, c := range all {
+			if c.Type == kind {
+				out = append(out, c)
+			}
+		}
+	}
+	return out
+}
+
+// apply writes the status by server-side apply, which leaves the operator's condition alone.
+func (p *Publisher) apply(ctx context.Context, s v1alpha1.MeshNodeStatus) error {
+	body, err := json.Marshal(map[string]any{
+		"apiVersion": v1alpha1.GroupVersion.String(), "kind": "MeshNode",
+		"metadata": map[string]any{"name": p.cfg.Node}, "status": s,
+	})
+	if err != nil {
+		return fmt.Errorf("encode the status: %w", err)
+	}
+	err = p.cfg.Weftnet.Patch(types.ApplyPatchType).Resource("meshnodes").Name(p.cfg.Node).SubResource("status").
+		Param("fieldManager", fieldManager).Param("force", "true").Body(body).Do(ctx).Error()
+	if apierrors.IsNotFound(err) {
+		p.written = nil // made anew, it is empty
+	}
+	if err != nil {
+		return fmt.Errorf("apply the status of MeshNode %s: %w", p.cfg.Node, err)
+	}
+	return nil
+}
+
+// tell makes an event of each new problem. All agents find the same problem of an object; the name
+// of the event follows from its content, so that the first to tell it is the only one.
+func (p *Publisher) tell(ctx context.Context, plan mesh.Output, now time.Time) error {
+	if plan.Partial {
+		return nil
+	}
+	current := map[mesh.Problem]bool{}
+	var errs []error
+	for _, problem := range plan.Problems {
+		current[problem] = true
+		if p.told[problem] || len(p.told) >= maxEvents {
+			continue
+		}
+		if err := p.event(ctx, problem, now); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p.told[problem] = true
+		p.cfg.Log.Warn("bad object", "kind", problem.Kind, "name", problem.Name, "reason", problem.Reason, "message", problem.Message)
+	}
+	for problem := range p.told {
+		if !current[problem] {
+			delete(p.told, problem)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Publisher) event(ctx context.Context, problem mesh.Problem, now time.Time) error {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(problem.String()))
+	e := &eventsv1.Event{
+		TypeMeta:            metav1.TypeMeta{APIVersion: "events.k8s.io/v1", Kind: "Event"},
+		ObjectMeta:          metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", problem.Name, h.Sum64()), Namespace: eventNamespace},
+		EventTime:           metav1.NewMicroTime(now),
+		ReportingController: "weftnet.io/agent", ReportingInstance: p.cfg.Node,
+		Action: "Check", Reason: problem.Reason, Note: truncate(problem.Message, 1000), Type: corev1.EventTypeWarning,
+		Regarding: corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: problem.Kind, Name: problem.Name},
+	}
+	err := p.cfg.Events.Post().Namespace(eventNamespace).Resource("events").Body(e).Do(ctx).Error()
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("tell of a problem of %s %s: %w", problem.Kind, problem.Name, err)
+	}
+	return nil
+}
+
+func truncate(s string, n int) string {
+	if len(s) > n {
+		return s[:n]
+	}
+	return s
+}
