@@ -59,7 +59,7 @@ const MinimumVersion = "1.33.0"
 
 // Results are the answers of every check.
 func (c Cluster) Results() []Result {
-	results := []Result{c.version(), c.families(), c.otherNetwork()}
+	results := []Result{c.version(), c.addresses(), c.otherNetwork()}
 	return append(results, c.overlaps()...)
 }
 
@@ -77,9 +77,9 @@ func (c Cluster) version() Result {
 	return r
 }
 
-// families looks for nodes that have no address, or lack the family of a pool.
-func (c Cluster) families() Result {
-	r := Result{Name: "node addresses", Answer: Good, Do: "give the kubelet both addresses (--node-ip), or leave the family out of the pools"}
+// addresses looks for nodes that peers could not reach.
+func (c Cluster) addresses() Result {
+	r := Result{Name: "node addresses", Answer: Good, Do: "the kubelet sets it (--node-ip), or the cloud controller"}
 	var lacking []string
 	for i := range c.Nodes {
 		addresses := internalIPs(&c.Nodes[i])

@@ -24,7 +24,7 @@ func golden(t *testing.T, name string, lines []string) {
 	path := filepath.Join("testdata", name)
 	got := strings.Join(lines, "\n") + "\n"
 	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
