@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -43,6 +44,8 @@ const (
 	socket   = "cni.sock"
 	plugin   = "weftnet"
 	conflist = "05-weftnet.conflist"
+	// disabledSuffix marks another plugin's configuration that was set aside.
+	disabledSuffix = ".weftnet-disabled"
 )
 
 // ErrRunning says that Weftnet still runs on this node.
@@ -55,7 +58,7 @@ func (n Node) Run(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	// The conflist goes first, so that the runtime starts no Pod on a network that is being removed.
-	fileFaults := n.removeFiles(w)
+	fileFaults := errors.Join(n.removeFiles(w), n.restore(w))
 	kernelFaults := n.removeKernel(ctx, w)
 	return errors.Join(fileFaults, kernelFaults)
 }
@@ -115,6 +118,24 @@ func (n Node) removeFiles(w io.Writer) error {
 	if !n.DryRun {
 		// Others may have tunnels of their own in this folder; then it is not empty, and stays.
 		_ = os.Remove(filepath.Join(n.Root, uapiDir))
+	}
+	return errors.Join(faults...)
+}
+
+// restore gives another plugin's configuration, which the agent was asked to set aside, its name
+// back, unless there is a newer one of that name.
+func (n Node) restore(w io.Writer) error {
+	aside, err := filepath.Glob(filepath.Join(n.Root, n.CNIConfDir, "*"+disabledSuffix))
+	faults := []error{err}
+	for _, path := range aside {
+		original := strings.TrimSuffix(path, disabledSuffix)
+		if _, err := os.Lstat(original); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		_, err := fmt.Fprintln(w, "give back", original)
+		if faults = append(faults, err); !n.DryRun {
+			faults = append(faults, os.Rename(path, original))
+		}
 	}
 	return errors.Join(faults...)
 }
