@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 	"unsafe"
 
@@ -117,6 +118,30 @@ func (s *socket) do(messages []message) error {
 		}
 	}
 	return nil
+}
+
+// routeType asks where the kernel would send a packet for the address. It takes no lock.
+func (s *socket) routeType(dst netip.Addr) (uint8, error) {
+	msg := &nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(familyOf(dst)), Dst_len: uint8(dst.BitLen())}}
+	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, 0)
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.RTA_DST, dst.AsSlice()))
+	s.seq++
+	req.Seq = s.seq
+	if err := unix.Sendto(s.fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return 0, fmt.Errorf("look up the route to %s: %w", dst, err)
+	}
+	n, err := s.receive()
+	if err != nil {
+		return 0, err
+	}
+	if n < unix.NLMSG_HDRLEN+unix.SizeofRtMsg {
+		return 0, errors.New("truncated netlink route")
+	}
+	if kind := binary.NativeEndian.Uint16(s.buf[4:]); kind != unix.RTM_NEWROUTE {
+		return 0, nil // no route at all: an error instead of one
+	}
+	return s.buf[unix.NLMSG_HDRLEN+7], nil // rtm_type
 }
 
 func (s *socket) receive() (int, error) {

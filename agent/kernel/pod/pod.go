@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -218,7 +219,42 @@ func (k *Kernel) wire(s Spec, host, inside *socket) error {
 		return fmt.Errorf("wire the host's side: %w", err)
 	}
 	if s.Bandwidth != (state.Bandwidth{}) {
-		return k.limit(s.HostLink, s.Bandwidth, s.MTU)
+		if err := k.limit(s.HostLink, s.Bandwidth, s.MTU); err != nil {
+			return err
+		}
+	}
+	return waitLocal(s, inside)
+}
+
+// localWait bounds the wait for an address to be of use.
+const localWait = 5 * time.Second
+
+// pause sleeps for 50 us. The runtime's timers are no finer than a millisecond on an idle machine.
+func pause() {
+	ts := unix.NsecToTimespec(50_000)
+	_ = unix.Nanosleep(&ts, nil)
+}
+
+// waitLocal waits until the Pod takes in packets for its IPv6 address. The kernel does not do this
+// when the address is added, but in a work queue (addrconf_dad_work), even where there is no duplicate
+// to look for; until then the first answer to the Pod is lost, which costs a connection a second.
+func waitLocal(s Spec, inside *socket) error {
+	for _, a := range s.Addresses {
+		if a.Is4() {
+			continue
+		}
+		for begin := time.Now(); ; pause() {
+			kind, err := inside.routeType(a)
+			if err != nil {
+				return err
+			}
+			if kind == unix.RTN_LOCAL {
+				break
+			}
+			if time.Since(begin) > localWait {
+				return fmt.Errorf("the kernel has not taken %s into use for %s", a, localWait)
+			}
+		}
 	}
 	return nil
 }
