@@ -70,9 +70,12 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 }
 
 // readyInThisBoot does not believe what a node said before its last reboot.
-func (c *Cluster) readyInThisBoot(n corev1.Node) bool {
+func (c *Cluster) readyInThisBoot(n corev1.Node) bool { return isReady(n) && c.inThisBoot(n) }
+
+// inThisBoot says whether a node has reported since it last booted.
+func (c *Cluster) inThisBoot(n corev1.Node) bool {
 	boot, err := os.ReadFile(c.Layout.NodeDir(n.Name, node.BootFile))
-	return err == nil && n.Status.NodeInfo.BootID == strings.TrimSpace(string(boot)) && isReady(n)
+	return err == nil && n.Status.NodeInfo.BootID == strings.TrimSpace(string(boot))
 }
 
 func isReady(n corev1.Node) bool {

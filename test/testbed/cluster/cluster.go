@@ -136,7 +136,8 @@ func (s *session) materials(ctx context.Context, asked record.Options) (string, 
 	if err := node.CopyProgram(s.program); err != nil {
 		return "", err
 	}
-	return node.Template(ctx, s.Layout, archives)
+	s.say("unpacked images")
+	return node.Template(ctx, s.Layout, s.program, archives)
 }
 
 // begin records what is about to be made, and what to put back.

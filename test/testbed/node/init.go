@@ -21,7 +21,8 @@ import (
 // node's disk and read inside the node's fresh namespaces.
 type Plan struct {
 	Hostname string `json:"hostname"`
-	// Cgroup is entered by the node's own processes, apart from its Pods.
+	// Cgroup is entered by the node's own processes, apart from its Pods;
+	// empty means to stay.
 	Cgroup string `json:"cgroup"`
 	// Binds are mounted from the node's disk, in this order.
 	Binds []Bind `json:"binds"`
@@ -52,8 +53,10 @@ func RunInit(planFile string) error {
 		return fmt.Errorf("parse the node's plan: %w", err)
 	}
 	// The cgroup hierarchies are found through the host's view of /proc.
-	if err := cgroup.Enter(plan.Cgroup, os.Getpid()); err != nil {
-		return err
+	if plan.Cgroup != "" {
+		if err := cgroup.Enter(plan.Cgroup, os.Getpid()); err != nil {
+			return err
+		}
 	}
 	if err := arrange(plan); err != nil {
 		return err
@@ -138,7 +141,12 @@ func ownSys() error {
 	if err := mount("/sys/fs/cgroup", aside, "", unix.MS_BIND|unix.MS_REC); err != nil {
 		return err
 	}
-	if err := mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC); err != nil {
+	err := mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC)
+	if errors.Is(err, unix.EBUSY) {
+		// It is this network namespace's already.
+		return unix.Unmount(aside, unix.MNT_DETACH)
+	}
+	if err != nil {
 		return err
 	}
 	if err := mount(aside, "/sys/fs/cgroup", "", unix.MS_MOVE); err != nil {

@@ -20,6 +20,10 @@ import (
 // InitCommand is the testbed's hidden command that calls RunInit.
 const InitCommand = "node-init"
 
+// namespaces are those that a node's first process is born into, beside its
+// network namespace.
+const namespaces = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
+
 // BootFile, on a node's disk, names the node's last boot.
 const BootFile = "boot_id"
 
@@ -40,7 +44,7 @@ func Start(c Config, program string) (proc.Process, error) {
 		Dir:        "/",
 		Log:        c.Layout.Log(c.Node.String()),
 		NetNS:      c.Node.String(),
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+		Cloneflags: namespaces,
 	})
 }
 

@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -24,8 +26,9 @@ import (
 // hard link: nothing writes to an unpacked image, and the copy takes a
 // fraction of a second where importing takes many.
 
-// Template makes the template of the archives, or finds it made.
-func Template(ctx context.Context, l layout.Layout, archives []string) (string, error) {
+// Template makes the template of the archives, or finds it made. The program
+// is the copy of this one that nodes run.
+func Template(ctx context.Context, l layout.Layout, program string, archives []string) (string, error) {
 	key, err := archivesKey(archives)
 	if err != nil {
 		return "", err
@@ -38,7 +41,7 @@ func Template(ctx context.Context, l layout.Layout, archives []string) (string, 
 		return "", err
 	}
 	work := final + ".new"
-	if err := importAll(ctx, l, work, archives); err != nil {
+	if err := importAll(ctx, l, program, work, archives); err != nil {
 		return "", fmt.Errorf("unpack the images: %w", err)
 	}
 	if err := os.Rename(work, final); err != nil {
@@ -74,54 +77,66 @@ func removeOldTemplates(l layout.Layout) error {
 	return nil
 }
 
-// importAll runs a containerd for the time of the import.
-func importAll(ctx context.Context, l layout.Layout, root string, archives []string) (err error) {
+// importAll runs a containerd for the time of the import, as a node's first
+// process does: its mounts end with it, and it ends with this program.
+func importAll(ctx context.Context, l layout.Layout, program, root string, archives []string) (err error) {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return err
 	}
-	// A socket's path must be short.
-	state, err := os.MkdirTemp("", "tb-import-")
-	if err != nil {
+	plan := l.Cache("import.json")
+	if err := writeImportPlan(l, root, plan); err != nil {
 		return err
 	}
-	defer os.RemoveAll(state)
-	socket := filepath.Join(state, "sock")
-	config := fmt.Sprintf("version = 3\nroot = %q\nstate = %q\n"+
-		"disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\", "+
-		"\"io.containerd.nri.v1.nri\", \"io.containerd.internal.v1.opt\"]\n[grpc]\n  address = %q\n", root, filepath.Join(state, "state"), socket)
-	file := filepath.Join(state, "config.toml")
-	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
-		return err
-	}
-	daemon, err := proc.Start(proc.Spec{
-		Path: l.Path("bin", "containerd"), Args: []string{"--config", file}, Dir: "/", Log: l.Log("containerd-import"),
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	init, err := proc.Start(proc.Spec{
+		Path: program, Args: []string{InitCommand, plan}, Dir: "/", Log: l.Log("import"),
+		Cloneflags: namespaces, Tied: true,
 	})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, daemon.Stop(context.WithoutCancel(ctx), 10*time.Second)) }()
-	if err := awaitSocket(ctx, socket, daemon); err != nil {
+	defer func() { err = errors.Join(err, init.Stop(context.WithoutCancel(ctx), 0)) }()
+	if err := awaitSocket(ctx, Socket(init)); err != nil {
 		return err
 	}
 	for _, archive := range archives {
-		if err := runCtr(ctx, l, socket, "images", "import", "--snapshotter", "overlayfs", archive); err != nil {
+		if err := Import(ctx, l, init, archive); err != nil {
 			return err
 		}
 	}
+	// What is imported must be on disk before its process is ended.
+	unix.Sync()
 	return nil
 }
 
-func awaitSocket(ctx context.Context, socket string, daemon proc.Process) error {
+func writeImportPlan(l layout.Layout, root, file string) error {
+	config := fmt.Sprintf("version = 3\nroot = %q\nstate = \"/run/containerd\"\n"+
+		"disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\", "+
+		"\"io.containerd.nri.v1.nri\", \"io.containerd.internal.v1.opt\"]\n[grpc]\n  address = %q\n", root, containerdSocket)
+	toml := l.Cache("import.toml")
+	if err := os.WriteFile(toml, []byte(config), 0o644); err != nil {
+		return err
+	}
+	c := Config{Layout: l}
+	daemon := c.service("containerd", nil, "--config", toml)
+	daemon.Log = l.Log("import")
+	text, err := json.Marshal(Plan{Hostname: "tb-import", Dirs: []string{"/run/containerd"}, Services: []Service{daemon}})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, text, 0o644)
+}
+
+func awaitSocket(ctx context.Context, socket string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	err := proc.Poll(ctx, 50*time.Millisecond, func() (bool, error) {
-		if conn, err := net.Dial("unix", socket); err == nil {
-			return true, conn.Close()
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			return false, nil //nolint:nilerr // not yet
 		}
-		if !daemon.Alive() {
-			return false, errors.New("containerd has ended; see its log")
-		}
-		return false, nil
+		return true, conn.Close()
 	})
 	if err != nil {
 		return fmt.Errorf("wait for containerd: %w", err)

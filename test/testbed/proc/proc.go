@@ -40,6 +40,9 @@ type Spec struct {
 	NetNS string
 	// Cloneflags are further namespaces to make.
 	Cloneflags uintptr
+	// Tied ends the process with the thread that starts it: the caller must
+	// have locked its thread.
+	Tied bool
 }
 
 // Start runs the program in a session of its own.
@@ -57,6 +60,9 @@ func Start(spec Spec) (Process, error) {
 	cmd.Dir = spec.Dir
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: spec.Cloneflags}
+	if spec.Tied {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
 	if err := InNetNS(spec.NetNS, cmd.Start); err != nil {
 		return Process{}, fmt.Errorf("start %s: %w", filepath.Base(spec.Path), err)
 	}

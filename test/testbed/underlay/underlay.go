@@ -32,7 +32,9 @@ func EnsureBridge(family layout.Family) error {
 	if isNotFound(err) {
 		// Without a querier, snooping may keep neighbour discovery from a port.
 		snooping := false
-		bridge = &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: layout.Bridge}, MulticastSnooping: &snooping}
+		// An address of its own, or it changes with the ports.
+		attrs := netlink.LinkAttrs{Name: layout.Bridge, HardwareAddr: mac(2, 0)}
+		bridge = &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
 		err = netlink.LinkAdd(bridge)
 	}
 	if err != nil {
