@@ -95,8 +95,9 @@ deps: ## Debian prerequisites: install them (root on Debian) or list what is mis
 	$(TESTBED) deps
 
 .PHONY: testbed-build
-testbed-build: ## Build the testbed's binaries and images (cold: some 20 minutes on 2 cores; cached by version).
+testbed-build: ## Build the testbed's programs and its images (cold: some 25 minutes on 2 cores; cached by version).
 	$(TESTBED) build
+	$(TESTBED) images testbed
 
 ##@ Build
 
@@ -133,10 +134,10 @@ lint: $(BIN)/golangci-lint ## golangci-lint with every build tag of the reposito
 	$(BIN)/golangci-lint run $(ARGS)
 
 .PHONY: verify
-verify: verify-generated vet chart-lint ## gofmt, go vet under every tag, import law, chart lint, generated files up to date.
+verify: verify-generated vet chart-lint ## gofmt, go vet under every tag, import law, docs, chart lint, generated files up to date.
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
 	  [ -z "$$unformatted" ] || { printf 'not gofmt-ed (run gofmt -w on them):\n%s\n' "$$unformatted"; exit 1; }
-	$(GO) test ./test/importlaw
+	$(GO) test ./test/importlaw ./test/docs
 
 .PHONY: vet
 vet: ## go vet, plain and under each build tag.
