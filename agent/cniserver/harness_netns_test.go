@@ -24,6 +24,7 @@ import (
 
 	"github.com/weftnet/weftnet/agent/desired/filter"
 	desiredpod "github.com/weftnet/weftnet/agent/desired/pod"
+	"github.com/weftnet/weftnet/agent/kernel/conntrack"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
 	"github.com/weftnet/weftnet/agent/kernel/pod"
 	"github.com/weftnet/weftnet/agent/state"
@@ -122,16 +123,18 @@ func (n *testNode) start() {
 	t.Helper()
 	var kernel *pod.Kernel
 	var tables *nft.Kernel
-	var err, terr error
+	var flows *conntrack.Kernel
+	var err, terr, ferr error
 	n.ns.Do(t, func() {
 		kernel, err = pod.New(pod.Config{})
 		tables, terr = nft.New()
+		flows, ferr = conntrack.New()
 	})
-	if err := errors.Join(err, terr); err != nil {
+	if err := errors.Join(err, terr, ferr); err != nil {
 		t.Fatal(err)
 	}
 	cfg := n.cfg
-	cfg.Pods = kernel
+	cfg.Pods, cfg.Flows = kernel, flows
 	cfg.Rules = &tableRules{kernel: tables, node: n.node, attachments: func() []state.Attachment { return n.server.Attachments() }}
 	if n.server, err = New(cfg); err != nil {
 		t.Fatal(err)
@@ -148,7 +151,7 @@ func (n *testNode) start() {
 				t.Error(err)
 			}
 			_ = kernel.Close()
-			_ = tables.Close()
+			_ = errors.Join(tables.Close(), flows.Close())
 		})
 	}
 	t.Cleanup(n.stop)

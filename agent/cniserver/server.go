@@ -55,8 +55,9 @@ type Config struct {
 	// StateDir holds the attachment log.
 	StateDir string
 	Pods     Pods
-	// Rules may be nil.
+	// Rules and Flows may be nil.
 	Rules Rules
+	Flows Flows
 	// Ready tells why no Pod can be added now; nil when the mesh and its rules are in force.
 	Ready  func() error
 	Logger *slog.Logger

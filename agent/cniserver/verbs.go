@@ -62,7 +62,7 @@ func (s *Server) add(ctx context.Context, r request) ([]byte, error) {
 	}
 	spec := s.spec(a, r.netns)
 	if known && s.cfg.Pods.Check(spec) == nil { // the runtime repeats itself
-		err = errors.Join(s.cfg.Rules.Add(ctx, a), ticket.Durable())
+		err = errors.Join(s.enforce(ctx, a), ticket.Durable())
 	} else {
 		err = s.wire(ctx, a, spec, ticket)
 	}
@@ -93,8 +93,8 @@ func (s *Server) wire(ctx context.Context, a state.Attachment, spec pod.Spec, ti
 		return err
 	}
 	s.step("add: before the rules")
-	if err := s.cfg.Rules.Add(ctx, a); err != nil {
-		return fmt.Errorf("put the rules of the pod in force: %w", err)
+	if err := s.enforce(ctx, a); err != nil {
+		return err
 	}
 	s.step("add: before the disk")
 	return ticket.Durable()
@@ -122,9 +122,9 @@ func (s *Server) del(ctx context.Context, hostLink string) error {
 func (s *Server) remove(ctx context.Context, hostLink string) error {
 	a, known := s.book.leave(hostLink)
 	if known {
-		if err := s.cfg.Rules.Remove(ctx, a); err != nil {
+		if err := s.withdraw(ctx, a); err != nil {
 			s.book.stay(hostLink)
-			return fmt.Errorf("remove the rules of the pod: %w", err)
+			return err
 		}
 	}
 	s.step("del: before the kernel")
