@@ -63,7 +63,7 @@ func load(t *testing.T, dir string) Graph {
 // findings are all breaches as text; a breach against two laws with one reason is told once.
 func findings(t *testing.T, g Graph) []string {
 	t.Helper()
-	clock, err := CheckClock(g)
+	used, err := CheckUses(g)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,5 +73,5 @@ func findings(t *testing.T, g Graph) []string {
 			all = append(all, text)
 		}
 	}
-	return append(all, clock...)
+	return append(all, used...)
 }

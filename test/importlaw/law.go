@@ -49,7 +49,8 @@ func Laws() []Law {
 	return []Law{
 		{
 			Of: pureFolders, Depth: Own, Forbid: loggers,
-			Why: "a pure stage returns its problems; what is logged is decided by who called it",
+			Spare: []string{"log/slog"}, // its values are welcome; see uses
+			Why:   "a pure stage returns its problems; what is logged is decided by who called it",
 		}, {
 			Of: pureFolders, Depth: Own, Forbid: []string{"os", "io/ioutil", "io/fs", "embed", "syscall", "golang.org/x/sys", "net", "plugin"},
 			Spare: []string{"net/netip"},

@@ -1,6 +1,7 @@
 package helper
 
 import (
+	_ "log"
 	"log/slog"
 	clock "time"
 )
