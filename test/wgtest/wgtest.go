@@ -37,8 +37,14 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
+// binaryVariable names the wireguard program where there is no Go to build it with.
+const binaryVariable = "WEFTNET_WIREGUARD_BINARY"
+
 func binary(tb testing.TB) string {
 	tb.Helper()
+	if path := os.Getenv(binaryVariable); path != "" {
+		return path
+	}
 	build.once.Do(func() {
 		if build.dir, build.err = os.MkdirTemp("", "weftnet-wgtest-"); build.err != nil {
 			return

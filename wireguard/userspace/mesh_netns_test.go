@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weftnet/agent/kernel/link"
 	"github.com/weftnet/weftnet/agent/kernel/wg"
@@ -26,7 +27,8 @@ func TestMain(m *testing.M) { wgtest.Main(m) }
 
 const listenPort = 51820
 
-// node is a namespace with a wireguard process, joined to its peer by a veth pair.
+// node is a namespace with a wireguard process, or with the kernel's WireGuard and none, joined to
+// its peer by a veth pair.
 type node struct {
 	ns       *nstest.Namespace
 	nl       *netlink.Handle
@@ -42,26 +44,32 @@ type node struct {
 // pair makes two nodes that are each other's peers, over an underlay of the given family; env goes
 // to their processes.
 func pair(t *testing.T, underlayV6 bool, env ...string) (a, b *node) {
-	a, b = newNode(t, 1, env), newNode(t, 2, env)
+	a, b = newNode(t, 1, state.LinkTUN, env), newNode(t, 2, state.LinkTUN, env)
+	connect(t, a, b, underlayV6)
+	return a, b
+}
+
+func connect(t *testing.T, a, b *node, underlayV6 bool) {
 	join(t, a, b)
 	a.peerWith(b, underlayV6)
 	b.peerWith(a, underlayV6)
 	for _, n := range []*node{a, b} {
-		n.process.Request(t, n.devices, n.link.Name)
+		if n.process != nil {
+			n.process.Request(t, n.devices, n.link.Name)
+		}
 		n.configure(t)
 		n.addRoutes(t)
 	}
-	return a, b
 }
 
-func newNode(t *testing.T, n byte, env []string) *node {
+func newNode(t *testing.T, n byte, kind state.LinkKind, env []string) *node {
 	name := wgtest.DeviceName()
 	a := &node{
 		ns:       nstest.New(t),
 		underlay: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, n}), netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: n})},
 		mesh:     []netip.Addr{netip.AddrFrom4([4]byte{10, 244, n, 1}), netip.AddrFrom16([16]byte{0xfd, 7: n, 15: 1})},
 		device:   state.Device{Name: name, PrivateKey: contract.Private(uint16(n)), ListenPort: listenPort},
-		link:     state.Link{Name: name, Kind: state.LinkTUN, MTU: 1420, Up: true, Alias: state.LinkAlias},
+		link:     state.Link{Name: name, Kind: kind, MTU: 1420, Up: true, Alias: state.LinkAlias},
 	}
 	for _, addr := range a.mesh {
 		a.link.Addresses = append(a.link.Addresses, netip.PrefixFrom(addr, addr.BitLen()))
@@ -70,7 +78,7 @@ func newNode(t *testing.T, n byte, env []string) *node {
 	a.ns.Do(t, func() {
 		a.devices, errs[0] = wg.New()
 		a.links, errs[1] = link.New()
-		a.nl, errs[2] = netlink.NewHandle()
+		a.nl, errs[2] = netlink.NewHandle(unix.NETLINK_ROUTE)
 	})
 	for _, err := range errs {
 		if err != nil {
@@ -78,7 +86,9 @@ func newNode(t *testing.T, n byte, env []string) *node {
 		}
 	}
 	t.Cleanup(func() { _ = a.devices.Close(); a.links.Close(); a.nl.Close() })
-	a.process = wgtest.Start(t, a.ns, env...)
+	if kind == state.LinkTUN {
+		a.process = wgtest.Start(t, a.ns, env...)
+	}
 	return a
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/weftnet/weftnet/agent/kernel/link"
 	"github.com/weftnet/weftnet/agent/kernel/wg"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/test/wgtest"
@@ -35,6 +36,25 @@ func TestTrafficInBothFamilies(t *testing.T) {
 				t.Errorf("not idempotent with traffic:\n%s", again)
 			}
 		})
+	}
+}
+
+// A mesh may have nodes of both kinds.
+func TestTrafficWithAKernelDevice(t *testing.T) {
+	for _, other := range []state.LinkKind{state.LinkTUN, state.LinkWireGuard} {
+		for _, v6 := range []bool{false, true} {
+			t.Run(fmt.Sprintf("kernel to %s, underlay IPv6 %t", other, v6), func(t *testing.T) {
+				a, b := newNode(t, 1, state.LinkWireGuard, nil), newNode(t, 2, other, nil)
+				if probe := a.links.ProbeWireGuard(t.Context()); probe.Answer == link.No {
+					t.Skip(probe) // `make test-kernel` runs it on a kernel that has WireGuard
+				}
+				connect(t, a, b, v6)
+				a.echo(t)
+				b.echo(t)
+				a.reach(t, b, 10*time.Second)
+				b.reach(t, a, 10*time.Second)
+			})
+		}
 	}
 }
 

@@ -27,10 +27,10 @@ type tunnel struct {
 	uapi     net.Listener
 	restored int // peers found in the saved configuration
 
-	saving sync.Mutex
-	path   string
-	saved  string // what the file at path has
-	port   string // listen port that the agent wants; wireguard-go forgets one that was taken
+	mu    sync.Mutex // one change at a time: a check must not undo what a request has half done
+	path  string
+	saved string // what the file at path has
+	port  string // listen port that the agent wants; wireguard-go forgets one that was taken
 }
 
 // start makes a device, or takes over the TUN link that an earlier process left, with its last
@@ -91,12 +91,11 @@ func (t *tunnel) restore() {
 // and on a random port if the wanted one is taken at that moment; here it is tried again. Whether
 // the link is up does not matter: without an address or a route it has nothing to carry.
 func (t *tunnel) check() {
-	t.saving.Lock()
-	port := t.port
-	t.saving.Unlock()
-	if port != "" && listenPort(t.configuration()) != port {
-		if err := t.device.IpcSet("listen_port=" + port + "\n"); err != nil {
-			t.log.Warn("set the listen port", "port", port, "error", err)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.port != "" && listenPort(t.configuration()) != t.port {
+		if err := t.device.IpcSet("listen_port=" + t.port + "\n"); err != nil {
+			t.log.Warn("set the listen port", "port", t.port, "error", err)
 		}
 	}
 	if err := t.device.Up(); err != nil {
@@ -107,13 +106,13 @@ func (t *tunnel) check() {
 // set carries out a UAPI request and saves the outcome before it is answered, even after an error:
 // the lines before it count.
 func (t *tunnel) set(lines string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	err := t.device.IpcSet(lines)
 	if port := listenPort(lines); port != "" {
-		t.saving.Lock()
 		t.port = port
-		t.saving.Unlock()
 	}
-	t.save()
+	t.saveLocked()
 	return err
 }
 
@@ -138,8 +137,12 @@ func (t *tunnel) running() bool {
 
 // save writes the configuration, with the endpoints that peers have roamed to, if it has changed.
 func (t *tunnel) save() {
-	t.saving.Lock()
-	defer t.saving.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.saveLocked()
+}
+
+func (t *tunnel) saveLocked() {
 	if !t.running() {
 		return // what a closed device tells is not what was configured
 	}

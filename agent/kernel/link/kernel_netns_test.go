@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weftnet/agent/kernel/link"
 	"github.com/weftnet/weftnet/test/nstest"
@@ -27,7 +28,7 @@ func newHost(t *testing.T) host {
 	var errs [2]error
 	h.ns.Do(t, func() {
 		h.k, errs[0] = link.New()
-		h.nl, errs[1] = netlink.NewHandle()
+		h.nl, errs[1] = netlink.NewHandle(unix.NETLINK_ROUTE)
 	})
 	for _, err := range errs {
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weftnet/agent/kernel/link"
 	"github.com/weftnet/weftnet/agent/state"
@@ -34,7 +35,7 @@ func Kernel(t *testing.T, kind state.LinkKind) Backend {
 		if k, err = link.New(); err != nil {
 			t.Error(err)
 		}
-		if other, err = netlink.NewHandle(); err != nil {
+		if other, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			t.Error(err)
 		}
 	})
