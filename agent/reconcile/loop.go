@@ -17,6 +17,8 @@ import (
 const (
 	// settle gathers the changes that come together: a deleted device is a dozen events.
 	settle = 2 * time.Millisecond
+	// settlePods does so for changes of Pods and of our routes, which CNI ADD writes by itself.
+	settlePods = 100 * time.Millisecond
 	// pollPeers is how often the peers are read. WireGuard sends no events, and what somebody
 	// changes shall be back within a second. Reading 500 peers takes a few milliseconds.
 	pollPeers = 700 * time.Millisecond
@@ -180,6 +182,9 @@ func (l *Loop) pass(ctx context.Context, kinds Kind, now time.Time) error {
 	if !known {
 		snap.Partial = true
 	}
+	if kinds == KindPods && l.planned.at != (time.Time{}) {
+		return l.stages.podsOnly(ctx, l)
+	}
 	if err := l.look(ctx, kinds); err != nil {
 		return l.finish(now, err)
 	}
@@ -188,10 +193,18 @@ func (l *Loop) pass(ctx context.Context, kinds Kind, now time.Time) error {
 	if l.planned.outdated(kinds, f, now) {
 		l.plan = mesh.Plan(mesh.Input{Snapshot: snap, Keys: l.cfg.Keys, Facts: f, Paths: l.plan.Paths, Now: now})
 		l.planned = plannedFrom{at: now, facts: f}
+		l.shareNetwork()
 	}
 	err := l.stages.run(ctx, l, kinds)
 	l.probe(now, f)
 	return l.finish(now, err)
+}
+
+func (l *Loop) shareNetwork() {
+	if n := networkOf(l.plan); l.cfg.OnNetwork != nil && !n.equal(l.network) {
+		l.network = n
+		l.cfg.OnNetwork(n)
+	}
 }
 
 // look reads what the facts are made of.
@@ -229,7 +242,7 @@ type plannedFrom struct {
 }
 
 func (p plannedFrom) outdated(kinds Kind, f facts.Facts, now time.Time) bool {
-	if kinds&^KindPeers != 0 || now.Sub(p.at) >= replan || len(f.Peers) != len(p.facts.Peers) {
+	if kinds&(KindSnapshot|KindLinks) != 0 || now.Sub(p.at) >= replan || len(f.Peers) != len(p.facts.Peers) {
 		return true
 	}
 	for key, s := range f.Peers {

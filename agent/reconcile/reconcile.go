@@ -11,6 +11,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/weftnet/weftnet/agent/facts"
 	"github.com/weftnet/weftnet/agent/kernel/link"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/kernel/route"
 	"github.com/weftnet/weftnet/agent/kernel/wg"
 	"github.com/weftnet/weftnet/agent/snapshot"
 	"github.com/weftnet/weftnet/agent/state"
@@ -35,15 +37,16 @@ type Source interface {
 
 // PodState is what the loop keeps in force for the Pods of this node.
 type PodState struct {
+	// Routes lead to every Pod that the node has or is getting; those whose link is not there yet
+	// are left to who makes it.
 	Routes    []state.Route
-	Sysctls   []state.Sysctl
 	HostPorts []filter.HostPort
 }
 
 // Pods knows the Pods of this node.
 type Pods interface {
 	// Desired must know a Pod before anything of it is written to the kernel, or the loop would
-	// take it for a leftover.
+	// take it for a leftover. The loop asks after it has looked at the kernel.
 	Desired() PodState
 	// Changed is signalled after Desired has changed. It may be nil.
 	Changed() <-chan struct{}
@@ -53,6 +56,8 @@ type Pods interface {
 type Kernel struct {
 	Node interface {
 		Links(ctx context.Context) ([]facts.Link, error)
+		// Names are those of all links, the Pods' among them.
+		Names(ctx context.Context) ([]string, error)
 		IPv6() bool
 	}
 	Link interface {
@@ -61,8 +66,8 @@ type Kernel struct {
 	}
 	WG    wg.Interface
 	Route interface {
-		Observe(ctx context.Context) ([]state.Route, []state.Rule, error)
-		Ensure(ctx context.Context, routes []state.Route, rules []state.Rule) (Change, error)
+		route.Table
+		Ensure(ctx context.Context, want route.Wanted) (route.Change, error)
 	}
 	NFT interface {
 		// Ensure lists the table, Update trusts what was written last.
@@ -101,6 +106,8 @@ type Config struct {
 	Request func(device string, mtu int, want bool) error
 	// Probe sends something to each of the mesh addresses.
 	Probe func(addresses []netip.Addr)
+	// OnNetwork is called with what the plan gave this node, whenever that has changed. It may be nil.
+	OnNetwork func(Network)
 	// Backend overrides the MeshConfig: Kernel, Userspace, or empty.
 	Backend  string
 	Log      *slog.Logger
@@ -150,6 +157,7 @@ type Loop struct {
 	stages  stages
 	pending atomic.Uint32
 	woken   chan struct{}
+	soon    atomic.Bool // a wake-up is under way
 
 	report   atomic.Pointer[Report]
 	reported chan struct{}
@@ -164,6 +172,7 @@ type Loop struct {
 	planned plannedFrom
 	backend backend
 	probed  time.Time
+	network Network
 	fault   string // what was logged last, so that it is logged once
 
 	mu     sync.Mutex
@@ -197,12 +206,18 @@ func (l *Loop) Ready() error {
 
 // Network is what the last plan gave this node; zero before there is one.
 func (l *Loop) Network() Network {
-	r := l.report.Load()
-	if r == nil {
-		return Network{}
+	if r := l.report.Load(); r != nil {
+		return networkOf(r.Plan)
 	}
-	own := r.Plan.Own
-	return Network{PodCIDRs: own.PodCIDRs, MeshIPs: own.MeshIPs, Pools: r.Plan.Pools, MTU: own.MTU}
+	return Network{}
+}
+
+func networkOf(p mesh.Output) Network {
+	return Network{PodCIDRs: p.Own.PodCIDRs, MeshIPs: p.Own.MeshIPs, Pools: p.Pools, MTU: p.Own.MTU}
+}
+
+func (n Network) equal(o Network) bool {
+	return n.MTU == o.MTU && slices.Equal(n.PodCIDRs, o.PodCIDRs) && slices.Equal(n.MeshIPs, o.MeshIPs) && slices.Equal(n.Pools, o.Pools)
 }
 
 // Report is the outcome of the last pass; ok is false before the first.
@@ -237,7 +252,8 @@ func (l *Loop) Sync(ctx context.Context) error {
 	r := syncRequest{number: l.asked, done: make(chan error, 1)}
 	l.waiter = append(l.waiter, r)
 	l.mu.Unlock()
-	l.wake(KindPods)
+	l.pending.Or(uint32(KindPods))
+	signal(l.woken)
 	select {
 	case err := <-r.done:
 		return err
@@ -267,9 +283,20 @@ func (l *Loop) askedSoFar() uint64 {
 	return l.asked
 }
 
+// wake makes the loop turn at once. What happens with every Pod waits a little, so that a burst of
+// Pods is a few passes and not hundreds.
 func (l *Loop) wake(k Kind) {
 	l.pending.Or(uint32(k))
-	signal(l.woken)
+	if k&^(KindPods|KindRoutes) != 0 {
+		signal(l.woken)
+		return
+	}
+	if !l.soon.Swap(true) {
+		time.AfterFunc(settlePods, func() {
+			l.soon.Store(false)
+			signal(l.woken)
+		})
+	}
 }
 
 func signal(c chan struct{}) {

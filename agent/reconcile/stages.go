@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weftnet/weftnet/agent/desired/filter"
 	"github.com/weftnet/weftnet/agent/desired/mesh"
 	"github.com/weftnet/weftnet/agent/kernel/link"
+	"github.com/weftnet/weftnet/agent/kernel/route"
 	"github.com/weftnet/weftnet/agent/kernel/wg"
 	"github.com/weftnet/weftnet/agent/state"
 )
@@ -48,7 +51,7 @@ func (s *stage[W]) run(ctx context.Context, l *Loop, kinds Kind, want W) error {
 	}
 	change, err := s.ensure(ctx, want, suspect || !s.done)
 	if change != nil && !change.Empty() {
-		l.noteChange(s.name, same && s.done, change)
+		l.noteChange(s.name, same && s.done && !onlyEndpoints(change), change)
 	}
 	if err != nil {
 		s.done = false
@@ -110,40 +113,50 @@ func newStages(l *Loop) stages {
 			equal: func(a, b []state.Link) bool { return slices.EqualFunc(a, b, state.Link.Equal) }},
 		peers: map[string]*stage[state.Device]{},
 		// A link that goes down takes its routes along, and IPv6 tells nobody.
-		routing: stage[routing]{name: stageRoute, kinds: KindRoutes | KindLinks, equal: routing.equal,
-			ensure: func(ctx context.Context, want routing, _ bool) (Change, error) {
-				return k.Route.Ensure(ctx, want.routes, want.rules)
-			}},
+		routing: stage[routing]{name: stageRoute, kinds: KindRoutes | KindLinks, equal: routing.equal, ensure: l.ensureRoutes},
 	}
 }
 
 // run writes the plan, in the order that never leaves a way open: forwarding and the fail-closed
 // table stand before the first device, and the device has its peers before a route leads to it.
 func (s *stages) run(ctx context.Context, l *Loop, kinds Kind) error {
-	pods := PodState{}
-	if l.cfg.Pods != nil {
-		pods = l.cfg.Pods.Desired()
-	}
-	if err := s.failClosed(ctx, l, kinds, pods); err != nil {
+	if err := s.failClosed(ctx, l, kinds); err != nil {
 		return err // no interface without it
 	}
 	if l.plan.Waiting != "" {
 		return nil
 	}
-	node := s.sysctl.run(ctx, l, kinds, state.SortSysctls(slices.Concat(l.plan.Sysctls, pods.Sysctls)))
-	return errors.Join(node, s.devices(ctx, l, kinds), s.routes(ctx, l, kinds, pods))
+	node := s.sysctl.run(ctx, l, kinds, l.plan.Sysctls)
+	return errors.Join(node, s.devices(ctx, l, kinds), s.routes(ctx, l, kinds))
+}
+
+// podsOnly puts in force what Sync is waited for with: the host ports. The routes to Pods come with
+// their links.
+func (s *stages) podsOnly(ctx context.Context, l *Loop) error {
+	err := s.failClosed(ctx, l, KindPods)
+	if err != nil {
+		l.logFault(err)
+	}
+	return err
+}
+
+func (l *Loop) pods() PodState {
+	if l.cfg.Pods == nil {
+		return PodState{}
+	}
+	return l.cfg.Pods.Desired()
 }
 
 // failClosed keeps the table. Before the pools are known a table that stands is better than one
 // that would be made of nothing.
-func (s *stages) failClosed(ctx context.Context, l *Loop, kinds Kind, pods PodState) error {
+func (s *stages) failClosed(ctx context.Context, l *Loop, kinds Kind) error {
 	if l.plan.Partial && len(l.plan.Pools) == 0 {
 		return nil
 	}
 	nodeIPs := slices.Clone(l.plan.Own.NodeIPs)
 	nodeIPs = slices.Concat(nodeIPs, l.planned.facts.UplinkAddrs, l.plan.PeerIPs)
 	return s.table.run(ctx, l, kinds, filter.Table(filter.Input{
-		ClusterCIDRs: l.plan.ClusterCIDRs, NodeIPs: nodeIPs, NoMasquerade: l.plan.NoMasquerade, HostPorts: pods.HostPorts,
+		ClusterCIDRs: l.plan.ClusterCIDRs, NodeIPs: nodeIPs, NoMasquerade: l.plan.NoMasquerade, HostPorts: l.pods().HostPorts,
 	}))
 }
 
@@ -227,8 +240,17 @@ func (s *stages) devicePeers(ctx context.Context, l *Loop, want state.Device) er
 func sameWish(a, b state.Device) bool {
 	return a.Name == b.Name && a.ListenPort == b.ListenPort && a.PrivateKey.Equal(b.PrivateKey) &&
 		slices.EqualFunc(a.Peers, b.Peers, func(p, q state.Peer) bool {
-			return p.PublicKey == q.PublicKey && p.Keepalive == q.Keepalive && slices.Equal(p.AllowedIPs, q.AllowedIPs) &&
-				(!q.Endpoint.IsValid() || p.Endpoint == q.Endpoint)
+			return p.PublicKey == q.PublicKey && p.Keepalive == q.Keepalive && slices.Equal(p.AllowedIPs, q.AllowedIPs)
+		})
+}
+
+// onlyEndpoints tells whether a change does nothing but send somewhere else, which is a decision
+// and not the repair of one.
+func onlyEndpoints(c Change) bool {
+	change, ok := c.(wg.Change)
+	return ok && change.PrivateKey.IsZero() && change.ListenPort == 0 && len(change.Remove) == 0 &&
+		!slices.ContainsFunc(change.Set, func(p wg.PeerChange) bool {
+			return p.Create || len(p.AllowedIPs) > 0 || p.ReplaceAllowedIPs || p.SetKeepalive || p.SetPresharedKey
 		})
 }
 
@@ -248,20 +270,53 @@ func (l *Loop) ensurePeers(ctx context.Context, want state.Device, _ bool) (Chan
 	return change, l.cfg.Kernel.WG.Apply(ctx, change)
 }
 
-func (s *stages) routes(ctx context.Context, l *Loop, kinds Kind, pods PodState) error {
-	want := routing{routes: slices.Concat(l.plan.Routes, pods.Routes), rules: l.plan.Rules}
+// routes are those of the mesh; the Pods' are added when the kernel has been looked at.
+func (s *stages) routes(ctx context.Context, l *Loop, kinds Kind) error {
+	want := routing{routes: slices.Clone(l.plan.Routes), rules: l.plan.Rules}
 	want.routes = slices.DeleteFunc(want.routes, func(r state.Route) bool { return slices.Contains(s.waiting, r.Dev) })
-	if l.plan.Partial {
-		routes, rules, err := l.cfg.Kernel.Route.Observe(ctx)
+	return s.routing.run(ctx, l, kinds, want)
+}
+
+// ensureRoutes compares with one look at the kernel, taken before the Pods are asked for: what CNI
+// ADD writes meanwhile is in neither and stays.
+func (l *Loop) ensureRoutes(ctx context.Context, want routing, _ bool) (Change, error) {
+	const tries = 3
+	var wanted route.Wanted
+	for range tries {
+		change, w, err := l.diffRoutes(ctx, want)
 		if err != nil {
-			return err
+			return nil, err
 		}
+		if err = l.cfg.Kernel.Route.Apply(ctx, change); !errors.Is(err, unix.EEXIST) {
+			return change, err
+		}
+		wanted = w // CNI ADD was faster, or a stranger has the place
+	}
+	return l.cfg.Kernel.Route.Ensure(ctx, wanted) // says which route is in the way
+}
+
+func (l *Loop) diffRoutes(ctx context.Context, want routing) (route.Change, route.Wanted, error) {
+	have, err := l.cfg.Kernel.Route.Observe(ctx)
+	if err != nil {
+		return route.Change{}, route.Wanted{}, err
+	}
+	names, err := l.cfg.Kernel.Node.Names(ctx)
+	if err != nil {
+		return route.Change{}, route.Wanted{}, err
+	}
+	wanted := route.Wanted{Routes: want.routes, Rules: want.rules}
+	if l.plan.Partial {
 		var devices []string
 		for _, d := range l.plan.Devices {
 			devices = append(devices, d.Link.Name)
 		}
-		want.routes, want.rules = mesh.KeepRoutes(routes, want.routes, devices), mesh.KeepRules(rules, want.rules)
+		wanted.Routes, wanted.Rules = mesh.KeepRoutes(have.Routes, wanted.Routes, devices), mesh.KeepRules(have.Rules, wanted.Rules)
 	}
-	want.routes = state.SortRoutes(want.routes)
-	return s.routing.run(ctx, l, kinds, want)
+	for _, r := range l.pods().Routes {
+		if slices.Contains(names, r.Dev) {
+			wanted.Routes = append(wanted.Routes, r)
+		}
+	}
+	wanted.Routes = state.SortRoutes(wanted.Routes)
+	return route.Diff(have, wanted), wanted, nil
 }

@@ -1,0 +1,104 @@
+//go:build linux
+
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/weftnet/weftnet/agent/kernel/link"
+	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/kernel/node"
+	"github.com/weftnet/weftnet/agent/kernel/route"
+	"github.com/weftnet/weftnet/agent/kernel/sysctl"
+	"github.com/weftnet/weftnet/agent/kernel/wg"
+	"github.com/weftnet/weftnet/agent/state"
+)
+
+// RealKernel is the kernel of the network namespace in which OpenKernel was called.
+type RealKernel struct {
+	node   *node.Kernel
+	link   *link.Kernel
+	wg     *wg.Kernel
+	route  *route.Kernel
+	nft    *nft.Kernel
+	sysctl *sysctl.Kernel
+}
+
+// OpenKernel opens every socket in the network namespace of the calling thread. It changes nothing.
+func OpenKernel(procSysNet string) (*RealKernel, error) {
+	k := &RealKernel{}
+	var errs [6]error
+	k.node, errs[0] = node.New(procSysNet)
+	k.link, errs[1] = link.New()
+	k.wg, errs[2] = wg.New()
+	k.route, errs[3] = route.New()
+	k.nft, errs[4] = nft.New()
+	k.sysctl, errs[5] = sysctl.New(procSysNet)
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, fmt.Errorf("open the kernel: %w", err)
+	}
+	return k, nil
+}
+
+// Close gives the sockets back and changes nothing.
+func (k *RealKernel) Close() error {
+	k.node.Close()
+	k.link.Close()
+	return errors.Join(k.wg.Close(), k.route.Close(), k.nft.Close())
+}
+
+// Kernel is what the loop works on.
+func (k *RealKernel) Kernel() Kernel {
+	return Kernel{Node: k.node, Link: k.link, WG: k.wg, Route: k.route, NFT: k.nft, Sysctl: settings{k.sysctl}}
+}
+
+// Counters reads the counters of the fail-closed table.
+func (k *RealKernel) Counters(ctx context.Context) (map[string]nft.Counter, error) {
+	return k.nft.Counters(ctx)
+}
+
+type settings struct{ *sysctl.Kernel }
+
+func (s settings) Ensure(ctx context.Context, want []state.Sysctl) (Change, error) {
+	return s.Kernel.Ensure(ctx, want)
+}
+
+// Watch subscribes to the events of links, routes and the table. When one subscription ends, all
+// are ended and the loop is told, which then calls Watch again.
+func (k *RealKernel) Watch(ctx context.Context, wake func(Kind)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	links, err := k.link.Subscribe(ctx)
+	if err != nil {
+		cancel()
+		return err
+	}
+	routes, err := k.route.Subscribe(ctx)
+	if err != nil {
+		cancel()
+		return err
+	}
+	table, err := k.nft.Subscribe(ctx)
+	if err != nil {
+		cancel()
+		return err
+	}
+	ended := func() {
+		if ctx.Err() == nil {
+			wake(KindBroken)
+		}
+		cancel()
+	}
+	go relay(links, KindLinks|KindRoutes, wake, ended)
+	go relay(routes, KindRoutes, wake, ended)
+	go relay(table, KindTable, wake, ended)
+	return nil
+}
+
+func relay[E any](events <-chan E, k Kind, wake func(Kind), ended func()) {
+	for range events {
+		wake(k)
+	}
+	ended()
+}
