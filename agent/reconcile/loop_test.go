@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -27,7 +28,23 @@ import (
 	"github.com/weftnet/weftnet/agent/state"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// childRole, where it is set, runs this program as something else than a test.
+var childRole func() bool
+
+// cleanups run after the last test.
+var cleanups []func()
+
+func TestMain(m *testing.M) {
+	if childRole != nil && childRole() {
+		return
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		for _, f := range cleanups {
+			f()
+		}
+		os.Exit(code)
+	}))
+}
 
 // clusterSource is a cluster that the test edits.
 type clusterSource struct {
