@@ -74,6 +74,7 @@ test-upstream-dozen: ## The dozen of upstream tests that `make test` runs (root)
 
 .PHONY: test-kernel
 test-kernel: ## The kernel WireGuard backend in a virtual machine with a Debian kernel (root, qemu).
+	$(TESTBED) deps --for kernel
 	$(GO) test -tags kernelvm -count=1 -v -timeout 30m $(ARGS) $(call tagged,kernelvm)
 
 .PHONY: bench
