@@ -241,9 +241,15 @@ func manyPeers(t *testing.T, b Backend) {
 		v6 := netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 6: byte(n >> 8), 7: byte(n)}), 64)
 		want.Peers = append(want.Peers, state.Peer{PublicKey: Key(n + 1), AllowedIPs: []netip.Prefix{v4, v6}})
 	}
-	if _, err := wg.Ensure(t.Context(), b, want); err != nil {
-		t.Fatal(err)
+	took := func(what string) {
+		start := time.Now()
+		if _, err := wg.Ensure(t.Context(), b, want); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("to %s %d peers took %s", what, count, time.Since(start).Round(10*time.Microsecond))
 	}
+	took("create")
+	took("compare")
 	expect(t, b, want)
 	want.Peers = want.Peers[1:]
 	change, err := wg.Ensure(t.Context(), b, want)
