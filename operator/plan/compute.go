@@ -10,6 +10,9 @@ import (
 // planner holds what the stages hand to each other. It lives for one Compute.
 type planner struct {
 	in       Input
+	nodes    []*Node     // by name
+	meshes   []*MeshNode // the oldest first
+	pools    []*Pool     // the oldest first
 	ranges   []*poolRange
 	holdings []*holding
 	byName   map[string]*holding
@@ -64,43 +67,44 @@ func Compute(in Input) Output {
 	return out
 }
 
-// newPlanner copies and sorts, so that neither the caller's slices nor their order matter.
+// newPlanner sorts, so that the order of the input does not matter. It sorts pointers and leaves the
+// caller's slices as they are.
 func newPlanner(in Input) *planner {
-	in.Nodes = sortedBy(in.Nodes, func(n Node) string { return n.Name })
-	in.MeshNodes = slices.Clone(in.MeshNodes)
-	slices.SortFunc(in.MeshNodes, func(a, b MeshNode) int {
-		return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.Name, b.Name))
-	})
-	in.Pools = slices.Clone(in.Pools)
-	slices.SortFunc(in.Pools, func(a, b Pool) int {
-		return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.Name, b.Name))
-	})
-	in.Blocks = slices.Clone(in.Blocks)
-	slices.SortFunc(in.Blocks, func(a, b Block) int { return comparePrefix(a.CIDR, b.CIDR) })
-	in.Services = slices.Clone(in.Services)
-	slices.SortFunc(in.Services, comparePrefix)
-
-	p := &planner{in: in, byName: make(map[string]*holding, len(in.Nodes)), owner: make(map[netip.Prefix]*claim, len(in.Blocks))}
-	for i := range in.Nodes {
-		p.holding(in.Nodes[i].Name).node = &in.Nodes[i]
+	p := &planner{
+		in:     in,
+		nodes:  sorted(in.Nodes, func(a, b *Node) int { return cmp.Compare(a.Name, b.Name) }),
+		meshes: sorted(in.MeshNodes, func(a, b *MeshNode) int { return byAge(a.Created, b.Created, a.Name, b.Name) }),
+		pools:  sorted(in.Pools, func(a, b *Pool) int { return byAge(a.Created, b.Created, a.Name, b.Name) }),
+		byName: make(map[string]*holding, len(in.Nodes)),
+		owner:  make(map[netip.Prefix]*claim, len(in.Blocks)),
 	}
-	for i := range in.MeshNodes {
-		p.holding(in.MeshNodes[i].Name).mesh = &in.MeshNodes[i]
+	p.in.Services = slices.Clone(in.Services)
+	slices.SortFunc(p.in.Services, comparePrefix)
+	for _, n := range p.nodes {
+		p.holding(n.Name).node = n
+	}
+	for _, m := range p.meshes {
+		p.holding(m.Name).mesh = m
 	}
 	prefixes := make([]netip.Prefix, 0, len(in.Blocks))
-	for _, b := range in.Blocks {
+	for _, b := range sorted(in.Blocks, func(a, b *Block) int { return comparePrefix(a.CIDR, b.CIDR) }) {
 		if p.owner[b.CIDR] != nil {
 			continue
 		}
 		h := p.holding(b.Node)
-		c := &claim{Block: b, exists: true, inSpec: h.mesh != nil && slices.Contains(h.mesh.PodCIDRs, b.CIDR)}
+		c := &claim{Block: *b, exists: true, inSpec: h.mesh != nil && slices.Contains(h.mesh.PodCIDRs, b.CIDR)}
 		h.claims = append(h.claims, c)
 		p.owner[b.CIDR] = c
 		prefixes = append(prefixes, b.CIDR)
 	}
 	p.held = newIndex(prefixes)
-	p.holdings = sortedBy(p.holdings, func(h *holding) string { return h.name })
+	slices.SortFunc(p.holdings, func(a, b *holding) int { return cmp.Compare(a.name, b.name) })
 	return p
+}
+
+// byAge puts the older first, and of equals the first by name.
+func byAge(createdA, createdB int64, nameA, nameB string) int {
+	return cmp.Or(cmp.Compare(createdA, createdB), cmp.Compare(nameA, nameB))
 }
 
 func (p *planner) holding(name string) *holding {
@@ -124,9 +128,12 @@ func (p *planner) askAgain(after time.Duration) {
 	}
 }
 
-// sortedBy copies and sorts by a key.
-func sortedBy[T any](list []T, key func(T) string) []T {
-	list = slices.Clone(list)
-	slices.SortFunc(list, func(a, b T) int { return cmp.Compare(key(a), key(b)) })
-	return list
+// sorted gives pointers to the elements, in order.
+func sorted[T any](list []T, compare func(a, b *T) int) []*T {
+	pointers := make([]*T, len(list))
+	for i := range list {
+		pointers[i] = &list[i]
+	}
+	slices.SortFunc(pointers, compare)
+	return pointers
 }

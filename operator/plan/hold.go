@@ -11,8 +11,7 @@ import (
 // that fits a range and is nobody's is recorded again (the NodeBlocks were lost, say, to an old
 // backup); any other is struck out.
 func (p *planner) adoptSpecs() {
-	for i := range p.in.MeshNodes { // the oldest first: it wins over a duplicate
-		mesh := &p.in.MeshNodes[i]
+	for _, mesh := range p.meshes { // the oldest first: it wins over a duplicate
 		h := p.byName[mesh.Name]
 		for _, block := range mesh.PodCIDRs {
 			if c := p.owner[block]; c != nil && c.Node == mesh.Name {
@@ -133,7 +132,7 @@ func (p *planner) giveBlocks() {
 			}
 		}
 		if len(h.keep[0])+len(h.keep[1]) == 0 && h.lack[0].Reason == "" && h.lack[1].Reason == "" {
-			h.lack[0] = Condition{Reason: ReasonNoPool, Message: noPool(len(p.in.Pools))}
+			h.lack[0] = Condition{Reason: ReasonNoPool, Message: noPool(len(p.pools))}
 		}
 	}
 }
@@ -162,8 +161,8 @@ func (p *planner) takeForeign(r *poolRange) {
 	for _, service := range p.in.Services {
 		r.span.take(service)
 	}
-	for i := range p.in.Nodes {
-		for _, addr := range p.in.Nodes[i].Addresses {
+	for _, node := range p.nodes {
+		for _, addr := range node.Addresses {
 			r.span.take(netip.PrefixFrom(addr, addr.BitLen()))
 		}
 	}

@@ -45,6 +45,9 @@ func (x *index) add(p netip.Prefix) {
 // overlapping lists all others that overlap p, in order, p itself left out.
 func (x *index) overlapping(p netip.Prefix) []netip.Prefix {
 	var found []netip.Prefix
+	if lengths := x.lengths[family(p.Addr())]; len(lengths) == 1 && lengths[0] == p.Bits() {
+		return nil // of one length, different ones do not overlap
+	}
 	for _, length := range x.lengths[family(p.Addr())] {
 		if length >= p.Bits() {
 			continue

@@ -123,25 +123,34 @@ func (c Change) String() string {
 // Diff lists what turns the blocks that exist into those that shall. Both lists may be in any
 // order.
 func Diff(have, want []Block) []Change {
-	existing := make(map[netip.Prefix]Block, len(have))
-	for _, b := range have {
-		existing[b.CIDR] = b
-	}
+	compare := func(a, b *Block) int { return comparePrefix(a.CIDR, b.CIDR) }
+	old, next := sorted(have, compare), sorted(want, compare)
 	var changes []Change
-	for _, b := range want {
-		old, ok := existing[b.CIDR]
-		delete(existing, b.CIDR)
+	for len(old) > 0 || len(next) > 0 {
+		order := 0
 		switch {
-		case !ok:
-			changes = append(changes, Change{Create, b})
-		case old.State != b.State || old.Left != b.Left:
-			changes = append(changes, Change{Update, b})
+		case len(old) == 0:
+			order = 1
+		case len(next) == 0:
+			order = -1
+		default:
+			order = compare(old[0], next[0])
+		}
+		switch {
+		case order < 0:
+			changes = append(changes, Change{Delete, *old[0]})
+		case order > 0:
+			changes = append(changes, Change{Create, *next[0]})
+		case old[0].State != next[0].State || old[0].Left != next[0].Left:
+			changes = append(changes, Change{Update, *next[0]})
+		}
+		if order <= 0 {
+			old = old[1:]
+		}
+		if order >= 0 {
+			next = next[1:]
 		}
 	}
-	for _, b := range existing {
-		changes = append(changes, Change{Delete, b})
-	}
-	slices.SortFunc(changes, func(a, b Change) int { return comparePrefix(a.Block.CIDR, b.Block.CIDR) })
 	return changes
 }
 

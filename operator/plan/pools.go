@@ -14,9 +14,8 @@ const named = 3
 func (p *planner) poolStatuses() []PoolStatus {
 	outside := p.blocksOutside()
 	waiting := p.waiting()
-	statuses := make([]PoolStatus, 0, len(p.in.Pools))
-	for i := range p.in.Pools {
-		pool := &p.in.Pools[i]
+	statuses := make([]PoolStatus, 0, len(p.pools))
+	for _, pool := range p.pools {
 		s := PoolStatus{Name: pool.Name, Usage: p.usage(pool)}
 		s.Conflict = p.conflict(pool)
 		s.Exhausted = exhausted(waiting[pool.Name])
@@ -75,7 +74,7 @@ func (p *planner) count(r *poolRange) (allocated, cooling int64) {
 
 // blocksOutside are, per pool, the blocks that its ranges no longer contain.
 func (p *planner) blocksOutside() map[string][]*claim {
-	ranges := make(map[string][]netip.Prefix, len(p.in.Pools))
+	ranges := make(map[string][]netip.Prefix, len(p.pools))
 	for _, r := range p.ranges {
 		ranges[r.pool.Name] = append(ranges[r.pool.Name], r.CIDR)
 	}

@@ -21,8 +21,7 @@ type poolRange struct {
 // judgeRanges decides which ranges are used. Those in use before come first: what came later and
 // overlaps them is refused, however old its pool is.
 func (p *planner) judgeRanges() {
-	for i := range p.in.Pools {
-		pool := &p.in.Pools[i]
+	for _, pool := range p.pools {
 		ranges := slices.Clone(pool.Ranges)
 		slices.SortFunc(ranges, func(a, b Range) int { return comparePrefix(a.CIDR, b.CIDR) })
 		for _, r := range ranges {
@@ -83,10 +82,10 @@ func (p *planner) foreign(cidr netip.Prefix) string {
 			return fmt.Sprintf("%s overlaps the Service range %s", cidr, service)
 		}
 	}
-	for i := range p.in.Nodes {
-		for _, addr := range p.in.Nodes[i].Addresses {
+	for _, node := range p.nodes {
+		for _, addr := range node.Addresses {
 			if cidr.Contains(addr) {
-				return fmt.Sprintf("%s contains the address %s of the node %s", cidr, addr, p.in.Nodes[i].Name)
+				return fmt.Sprintf("%s contains the address %s of the node %s", cidr, addr, node.Name)
 			}
 		}
 	}
