@@ -107,3 +107,7 @@ func withListenPort(saved, port string) string {
 	}
 	return strings.Replace(saved, "listen_port="+current+"\n", line, 1)
 }
+
+func withoutListenPort(saved string) string {
+	return strings.Replace(saved, "listen_port="+listenPort(saved)+"\n", "", 1)
+}

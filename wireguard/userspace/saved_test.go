@@ -64,6 +64,11 @@ func TestListenPort(t *testing.T) {
 			t.Errorf("of %q: %q", saved, got)
 		}
 	}
+	for saved, want := range map[string]string{"listen_port=5\nfwmark=1\n": "fwmark=1\n", "fwmark=1\n": "fwmark=1\n"} {
+		if got := withoutListenPort(saved); got != want {
+			t.Errorf("%q without its port: %q", saved, got)
+		}
+	}
 	for _, row := range [][3]string{
 		{"listen_port=1\nfwmark=1\n", "5", "listen_port=5\nfwmark=1\n"},
 		{"listen_port=1\n", "", "listen_port=1\n"},

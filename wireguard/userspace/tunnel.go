@@ -78,12 +78,13 @@ func (t *tunnel) restore() {
 		}
 		return
 	}
-	if err := t.device.IpcSet(string(data)); err != nil {
+	t.port = listenPort(string(data))
+	// The port is left to check: were it taken, the request would end there, without the peers.
+	if err := t.device.IpcSet(withoutListenPort(string(data))); err != nil {
 		t.log.Warn("restore the last configuration; the agent has to bring it", "error", err)
 		return
 	}
 	t.saved = string(data)
-	t.port = listenPort(t.saved)
 	t.restored = len(publicKeys(t.saved))
 }
 
