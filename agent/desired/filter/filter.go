@@ -262,13 +262,12 @@ func toHostPorts() []state.ChainRule {
 func hostPorts() state.Chain {
 	var rules []state.ChainRule
 	for _, f := range families {
-		family := state.Cmp{Field: state.FieldNFProto, Value: f.proto}
 		rules = append(rules,
-			rule(family, state.NAT{
+			rule(state.NAT{
 				Family: f.version, Fields: state.Fields(f.daddr, state.FieldL4Proto, state.FieldTHDport),
 				Map: f.name(mapHostPortA), MapHasPort: true,
 			}),
-			rule(family, state.NAT{
+			rule(state.Cmp{Field: state.FieldNFProto, Value: f.proto}, state.NAT{
 				Family: f.version, Fields: state.Fields(state.FieldL4Proto, state.FieldTHDport),
 				Map: f.name(mapHostPort), MapHasPort: true,
 			}),
