@@ -84,18 +84,25 @@ func NewPublisher(cfg Config) *Publisher {
 func (p *Publisher) Run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	reported, said := p.cfg.Loop.Reported(), ""
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-p.cfg.Loop.Reported():
+		case <-reported:
 		case <-timer.C:
 		}
 		next, err := p.publish(ctx, time.Now())
-		if err != nil && ctx.Err() == nil {
-			p.cfg.Log.Warn("publish the status", "error", err)
-		}
 		timer.Reset(next)
+		reported = p.cfg.Loop.Reported()
+		text := ""
+		if err != nil {
+			reported, text = nil, err.Error() // the timer says when to try again
+		}
+		if text != said && err != nil && ctx.Err() == nil {
+			p.cfg.Log.Warn("publish the status; trying again", "error", err)
+		}
+		said = text
 	}
 }
 
