@@ -32,6 +32,8 @@ type holding struct {
 	claims []*claim
 	// keep are the blocks that the node has, per family.
 	keep [2][]*claim
+	// addresses are those of the Node that are nobody else's.
+	addresses []netip.Addr
 	// lost are blocks of the spec that turned out to be another's.
 	lost []netip.Prefix
 	// lack says for each family why the node has no block; empty when it has one or needs none.

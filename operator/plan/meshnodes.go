@@ -12,13 +12,13 @@ const maxNodeIPs = 32
 
 // meshNodes is the wanted MeshNode of every Node.
 func (p *planner) meshNodes() []MeshNode {
-	addresses := p.nodeIPs()
+	p.nodeIPs()
 	want := make([]MeshNode, 0, len(p.in.Nodes))
 	for _, h := range p.holdings {
 		if h.node == nil {
 			continue
 		}
-		want = append(want, p.meshNode(h, addresses[h.name]))
+		want = append(want, p.meshNode(h))
 		if !p.in.HasConfig {
 			p.report(KindNode, h.name, ReasonNoMeshConfig, "there is no MeshConfig named default: the mesh runs with default settings")
 		}
@@ -28,8 +28,8 @@ func (p *planner) meshNodes() []MeshNode {
 
 // meshNode writes a block into the spec only when it is recorded as Bound, and leaves what is
 // there and the node's own.
-func (p *planner) meshNode(h *holding, addresses []netip.Addr) MeshNode {
-	m := MeshNode{Name: h.name, OwnerUID: h.node.UID, NodeIPs: addresses}
+func (p *planner) meshNode(h *holding) MeshNode {
+	m := MeshNode{Name: h.name, OwnerUID: h.node.UID, NodeIPs: h.addresses}
 	waiting := false
 	for _, kept := range h.keep {
 		for i, c := range kept {
@@ -101,45 +101,47 @@ func (p *planner) noteRepair(h *holding, want MeshNode) {
 	}
 }
 
-// nodeIPs are, per node, the addresses that it claims and nobody else may: not another node's,
+// nodeIPs gives every node the addresses that it claims and nobody else may: not another node's,
 // no Pod's and no Service's. Who has an address already keeps it while it claims it, so that a
 // node that claims another's gains nothing and takes nothing away.
-func (p *planner) nodeIPs() map[string][]netip.Addr {
-	claimants := make(map[netip.Addr][]*holding, 2*len(p.in.Nodes))
+func (p *planner) nodeIPs() {
+	first := make(map[netip.Addr]*holding, 2*len(p.nodes))
+	rivals := make(map[netip.Addr][]*holding) // of the few addresses that several claim
 	for _, h := range p.holdings {
 		if h.node == nil {
 			continue
 		}
 		for _, addr := range h.node.Addresses {
-			if !slices.Contains(claimants[addr], h) {
-				claimants[addr] = append(claimants[addr], h)
+			switch other := first[addr]; {
+			case other == nil:
+				first[addr] = h
+			case other != h && !slices.Contains(rivals[addr], h):
+				rivals[addr] = append(rivals[addr], h)
 			}
 		}
 	}
-	accepted := make(map[string][]netip.Addr, len(p.in.Nodes))
-	for addr, hs := range claimants {
-		winner := p.addressOwner(addr, hs)
+	for addr, h := range first {
+		winner := h
+		if fault := p.addressFault(addr); fault != "" || len(rivals[addr]) > 0 {
+			winner = p.addressOwner(addr, append(rivals[addr], h), fault)
+		}
 		if winner != nil {
-			accepted[winner.name] = append(accepted[winner.name], addr)
+			winner.addresses = append(winner.addresses, addr)
 		}
 	}
-	for name, list := range accepted {
-		slices.SortFunc(list, netip.Addr.Compare)
-		accepted[name] = list[:min(len(list), maxNodeIPs)]
+	for _, h := range p.holdings {
+		slices.SortFunc(h.addresses, netip.Addr.Compare)
+		h.addresses = h.addresses[:min(len(h.addresses), maxNodeIPs)]
 	}
-	return accepted
 }
 
-// addressOwner is the node that an address is taken for; the others are told why not.
-func (p *planner) addressOwner(addr netip.Addr, claimants []*holding) *holding {
-	if fault := p.addressFault(addr); fault != "" {
+// addressOwner is the node that a disputed address is taken for; the others are told why not.
+func (p *planner) addressOwner(addr netip.Addr, claimants []*holding, fault string) *holding {
+	if fault != "" {
 		for _, h := range claimants {
 			p.report(KindNode, h.name, ReasonNodeAddressRefused, fault)
 		}
 		return nil
-	}
-	if len(claimants) == 1 {
-		return claimants[0]
 	}
 	var incumbents []*holding
 	for _, h := range claimants {

@@ -74,6 +74,24 @@ func (s *Server) User(t testing.TB, name string, groups ...string) *rest.Config 
 	return user.Config()
 }
 
+// Kubeconfig writes the configuration of a user to a file, for programs, and gives its path.
+func (s *Server) Kubeconfig(t testing.TB, name string, groups ...string) string {
+	t.Helper()
+	user, err := s.env.AddUser(envtest.User{Name: name, Groups: groups}, s.Config)
+	if err != nil {
+		t.Fatalf("add user %s: %v", name, err)
+	}
+	text, err := user.KubeConfig()
+	if err != nil {
+		t.Fatalf("write the kubeconfig of %s: %v", name, err)
+	}
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // Client reads and writes with the given configuration, without a cache.
 func Client(t testing.TB, config *rest.Config) client.Client {
 	t.Helper()
