@@ -45,6 +45,14 @@ func main() {
 	if err != nil {
 		exit(nil, &failure{codeIO, "read the network configuration from standard input", err.Error()})
 	}
+	if wire.Peek(config, "type")["type"] == loopbackType {
+		out, fail := loopback(command, config)
+		if fail != nil {
+			exit(config, fail)
+		}
+		writeAll(1, out)
+		return
+	}
 	out, status, fail := run(command, config)
 	if fail != nil {
 		exit(config, fail)

@@ -34,7 +34,10 @@ import (
 // The names on the host.
 const (
 	PluginName = "weftnet"
-	ConfName   = "05-weftnet.conflist"
+	// LoopbackName is the plugin that some runtimes want beside that of the network, to bring up the
+	// loopback of each Pod. Hosts whose distribution brings none get a link to ours.
+	LoopbackName = "loopback"
+	ConfName     = "05-weftnet.conflist"
 	// DisabledSuffix marks another plugin's configuration that was set aside.
 	DisabledSuffix = ".weftnet-disabled"
 )
@@ -142,6 +145,9 @@ func (i *Installer) Install() error {
 	if err := i.ensure(filepath.Join(i.cfg.BinDir, PluginName), plugin, 0o755); err != nil {
 		return err
 	}
+	if err := i.ensureLoopback(); err != nil {
+		return err
+	}
 	if err := i.ensure(filepath.Join(i.cfg.ConfDir, ConfName), conf, 0o644); err != nil {
 		return err
 	}
@@ -160,6 +166,33 @@ func (i *Installer) ensure(path string, want []byte, mode fs.FileMode) error {
 		return fmt.Errorf("install %s: %w", path, err)
 	}
 	i.cfg.Logger.Info("installed", "path", path)
+	return nil
+}
+
+// ensureLoopback links the loopback plugin to ours where the host has none.
+func (i *Installer) ensureLoopback() error {
+	path := filepath.Join(i.cfg.BinDir, LoopbackName)
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if err := removeOwnLink(path); err != nil { // one of ours that leads nowhere
+		return err
+	}
+	if err := os.Symlink(PluginName, path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("install %s: %w", path, err)
+	}
+	i.cfg.Logger.Info("installed", "path", path)
+	return nil
+}
+
+// removeOwnLink removes a link to our plugin, and nothing else.
+func removeOwnLink(path string) error {
+	if target, err := os.Readlink(path); err != nil || target != PluginName {
+		return nil //nolint:nilerr // no link, or not ours
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", path, err)
+	}
 	return nil
 }
 
@@ -228,6 +261,9 @@ func Conflist(socket string) ([]byte, error) {
 // Remove takes the configuration away, then the plugin, and puts back the configurations that were set
 // aside. What is gone already is no error.
 func Remove(binDir, confDir string) error {
+	if err := removeOwnLink(filepath.Join(binDir, LoopbackName)); err != nil {
+		return err
+	}
 	for _, path := range []string{filepath.Join(confDir, ConfName), filepath.Join(binDir, PluginName)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove %s: %w", path, err)

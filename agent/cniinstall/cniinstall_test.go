@@ -164,3 +164,36 @@ func TestDisableOthersAndRemove(t *testing.T) {
 		t.Error("the node is not as it was")
 	}
 }
+
+func TestLoopbackIsLinkedOnlyWhereTheHostHasNone(t *testing.T) {
+	for name, theirs := range map[string]bool{"host has one": true, "host has none": false} {
+		t.Run(name, func(t *testing.T) {
+			binDir, confDir, plugin := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "weftnet-cni")
+			path := filepath.Join(binDir, LoopbackName)
+			if err := os.WriteFile(plugin, []byte("ours"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if theirs {
+				if err := os.WriteFile(path, []byte("theirs"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			i := New(Config{Plugin: plugin, BinDir: binDir, ConfDir: confDir, Socket: "/run/weftnet/cni.sock"})
+			for range 2 {
+				if err := i.Install(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := map[bool]string{true: "theirs", false: "ours"}[theirs]
+			if text, err := os.ReadFile(path); err != nil || string(text) != want {
+				t.Errorf("loopback is %q (%v), want %q", text, err, want)
+			}
+			if err := Remove(binDir, confDir); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Lstat(path); (err == nil) != theirs {
+				t.Errorf("after removal: %v; the host's own must stay, ours must go", err)
+			}
+		})
+	}
+}

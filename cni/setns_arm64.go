@@ -1,0 +1,6 @@
+//go:build linux
+
+package main
+
+// sysSetns is the number of setns(2).
+const sysSetns = 268
