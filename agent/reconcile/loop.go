@@ -56,7 +56,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-poll.C:
-			l.pending.Or(uint32(KindPeers))
+			l.pending.Or(uint32(KindPoll))
 		case <-again.C:
 			l.pending.Or(uint32(KindAll))
 		case <-l.woken:
@@ -74,13 +74,13 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 }
 
-// take returns what is pending. While a failure cools down, only the peers are looked at, so that
+// take returns what is pending. While a failure cools down, only peers and settings are looked at, so that
 // what keeps failing does not keep the loop busy.
 func (l *Loop) take(coolingDown bool) Kind {
 	if !coolingDown {
 		return Kind(l.pending.Swap(0))
 	}
-	return Kind(l.pending.Load()) & KindPeers
+	return Kind(l.pending.Load()) & KindPoll
 }
 
 func (l *Loop) forward(ctx context.Context, from <-chan struct{}, k Kind) {
@@ -162,7 +162,7 @@ func (l *Loop) turn(ctx context.Context, kinds Kind) error {
 		return nil // the agent is stopping
 	}
 	l.cfg.Recorder.Pass(time.Since(started))
-	if kinds != KindPeers {
+	if kinds != KindPoll {
 		l.served(upTo, err)
 	}
 	l.turned.Store(time.Now().UnixNano())

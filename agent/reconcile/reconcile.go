@@ -122,7 +122,8 @@ const (
 	KindSnapshot Kind = 1 << iota
 	KindPods
 	KindLinks
-	KindPeers
+	// KindPoll is what nobody tells about: peers and settings.
+	KindPoll
 	KindRoutes
 	KindTable
 	// KindAll looks at everything again.

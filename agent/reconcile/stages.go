@@ -99,9 +99,9 @@ func newStages(l *Loop) stages {
 		return k.Sysctl.Ensure(ctx, want)
 	}
 	return stages{
-		// Nobody tells when a setting changes; a link event is a hint, the resync the rest.
-		sysctl:       stage[[]state.Sysctl]{name: stageSysctl, kinds: KindLinks, equal: slices.Equal[[]state.Sysctl], ensure: writeSysctl},
-		deviceSysctl: stage[[]state.Sysctl]{name: stageSysctl, kinds: KindLinks, equal: slices.Equal[[]state.Sysctl], ensure: writeSysctl},
+		// Nobody tells when a setting changes.
+		sysctl:       stage[[]state.Sysctl]{name: stageSysctl, kinds: KindLinks | KindPoll, equal: slices.Equal[[]state.Sysctl], ensure: writeSysctl},
+		deviceSysctl: stage[[]state.Sysctl]{name: stageSysctl, kinds: KindLinks | KindPoll, equal: slices.Equal[[]state.Sysctl], ensure: writeSysctl},
 		table: stage[state.Table]{name: stageTable, kinds: KindTable, equal: state.Table.Equal,
 			ensure: func(ctx context.Context, want state.Table, fresh bool) (Change, error) {
 				if fresh {
@@ -232,7 +232,7 @@ func (s *stages) devicePeers(ctx context.Context, l *Loop, want state.Device) er
 		st = &stage[state.Device]{name: stagePeers, kinds: KindAll, equal: sameWish, ensure: l.ensurePeers}
 		s.peers[want.Name] = st
 	}
-	return st.run(ctx, l, KindPeers, want)
+	return st.run(ctx, l, KindPoll, want)
 }
 
 // sameWish tells whether two plans want the same. An endpoint is asked for once and then left to

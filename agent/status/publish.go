@@ -38,6 +38,8 @@ const (
 	refresh = 5 * time.Second
 	// retryAfter a write that failed.
 	retryAfter = 3 * time.Second
+	// waitForNode is how often it is looked whether the MeshNode is there, in memory.
+	waitForNode = 50 * time.Millisecond
 	// requestTimeout of one write.
 	requestTimeout = 10 * time.Second
 	// eventNamespace holds the events of objects that are in no namespace.
@@ -115,6 +117,9 @@ func (p *Publisher) publish(ctx context.Context, now time.Time) (time.Duration, 
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	if p.written == nil {
+		if snap, ok := p.cfg.Source.Snapshot(); ok && !snap.Partial && !has(snap) {
+			return waitForNode, errNoMeshNode // the watch will say when it is there
+		}
 		if err := p.readBack(ctx); err != nil {
 			return retryAfter, err
 		}
@@ -173,7 +178,7 @@ func (p *Publisher) readBack(ctx context.Context) error {
 	var have v1alpha1.MeshNode
 	err := p.cfg.Weftnet.Get().Resource("meshnodes").Name(p.cfg.Node).Do(ctx).Into(&have)
 	if apierrors.IsNotFound(err) {
-		return errors.New("this node has no MeshNode yet; the operator makes it")
+		return errNoMeshNode
 	}
 	if err != nil {
 		return fmt.Errorf("read this node's MeshNode: %w", err)
@@ -182,6 +187,13 @@ func (p *Publisher) readBack(ctx context.Context) error {
 	s.Conditions = ownConditions(s.Conditions)
 	p.written = &s
 	return nil
+}
+
+var errNoMeshNode = errors.New("this node has no MeshNode yet; the operator makes it")
+
+func has(s snapshot.Snapshot) bool {
+	_, ok := s.Own()
+	return ok
 }
 
 // ownConditions leaves out what the operator writes.
