@@ -175,8 +175,11 @@ type Element struct {
 
 // Compare orders elements by key; equal keys by the rest.
 func (e Element) Compare(o Element) int {
+	// Most elements differ in their keys, and there may be very many.
+	if c := cmp.Compare(e.Key, o.Key); c != 0 {
+		return c
+	}
 	return cmp.Or(
-		cmp.Compare(e.Key, o.Key),
 		cmp.Compare(e.KeyEnd, o.KeyEnd),
 		cmp.Compare(e.Data, o.Data),
 		cmp.Compare(e.Verdict.Kind, o.Verdict.Kind),

@@ -169,28 +169,16 @@ func diffRules(c *Change, have Observed, want state.Table, replaced, fresh map[s
 		if !ok || fresh[w.Name] {
 			continue
 		}
-		if rulesIntact(h.Rules, w.Rules) && !refersTo(w, replaced) {
+		if h.intact(w.Rules) && !refersTo(w, replaced) {
 			continue
 		}
-		if len(h.Rules) > 0 {
+		if h.length() > 0 {
 			c.Flush = append(c.Flush, w.Name)
 		}
 		if len(w.Rules) > 0 {
 			c.Rules = append(c.Rules, w)
 		}
 	}
-}
-
-func rulesIntact(have []observedRule, want []state.ChainRule) bool {
-	if len(have) != len(want) {
-		return false
-	}
-	for i := range have {
-		if !have[i].intact(want[i]) {
-			return false
-		}
-	}
-	return true
 }
 
 func refersTo(c state.Chain, names map[string]bool) bool {

@@ -31,6 +31,9 @@ type Kernel struct {
 	// strangers counts events of other programs' changes of our table.
 	strangers atomic.Uint64
 
+	// writing is held from the look at the table to the end of the transaction.
+	writing sync.Mutex
+
 	mu sync.Mutex
 	// known is what the kernel has as far as we know: what we last wrote, while nobody else has
 	// been seen to touch the table. It spares listing large maps.
@@ -96,6 +99,15 @@ func (k *Kernel) observeOnce() (Observed, bool, error) {
 // Apply carries out a change as one transaction: all of it or, on an error, nothing. The error
 // names the steps that the kernel refused.
 func (k *Kernel) Apply(ctx context.Context, c Change) error {
+	k.writing.Lock()
+	defer k.writing.Unlock()
+	return unlocked{k}.Apply(ctx, c)
+}
+
+// unlocked is the Kernel for those that hold its lock for writing.
+type unlocked struct{ *Kernel }
+
+func (k unlocked) Apply(ctx context.Context, c Change) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -115,9 +127,15 @@ func (k *Kernel) Apply(ctx context.Context, c Change) error {
 
 // Ensure observes the table and makes it as wanted. It returns what it changed.
 func (k *Kernel) Ensure(ctx context.Context, want state.Table) (Change, error) {
+	k.writing.Lock()
+	defer k.writing.Unlock()
+	return k.observeAndWrite(ctx, want)
+}
+
+func (k *Kernel) observeAndWrite(ctx context.Context, want state.Table) (Change, error) {
 	k.forget()
 	mark := k.strangers.Load()
-	c, err := ensure(ctx, k, want)
+	c, err := ensure(ctx, unlocked{k}, want)
 	if err == nil {
 		k.remember(want, mark)
 	}
@@ -125,16 +143,19 @@ func (k *Kernel) Ensure(ctx context.Context, want state.Table) (Change, error) {
 }
 
 // Update makes the table as wanted without listing it, where nobody else has touched it since
-// Ensure or Update last wrote it; else it is Ensure. It needs a Subscribe that runs.
+// Ensure or Update last wrote it; else it is Ensure. It needs a Subscribe that runs. The wanted table
+// is kept for the next time and must not be changed afterwards.
 func (k *Kernel) Update(ctx context.Context, want state.Table) (Change, error) {
+	k.writing.Lock()
+	defer k.writing.Unlock()
 	mark := k.strangers.Load()
 	known, ok := k.recall()
 	if !ok {
-		return k.Ensure(ctx, want)
+		return k.observeAndWrite(ctx, want)
 	}
 	c := diffTables(known, want)
-	if err := k.Apply(ctx, c); err != nil {
-		return k.Ensure(ctx, want)
+	if err := (unlocked{k}).Apply(ctx, c); err != nil {
+		return k.observeAndWrite(ctx, want)
 	}
 	k.remember(want, mark)
 	return c, nil

@@ -285,6 +285,7 @@ func TestManyElements(t *testing.T) {
 	k, _ := inNamespace(t)
 	s := state.Set{
 		Name: "many", Kind: state.KindMap, Key: []state.DataType{state.TypeIPv4, state.TypePort}, Data: []state.DataType{state.TypeIPv4, state.TypePort},
+		Size: 1 << 17, // a table of fixed size, which the kernel need not grow
 	}
 	addr := netip.MustParseAddr("10.0.0.0")
 	for i := range count {

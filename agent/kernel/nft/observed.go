@@ -47,6 +47,27 @@ type setHead struct {
 type ObservedChain struct {
 	Chain state.Chain // without rules
 	Rules []observedRule
+	// written are the rules as they were written, where that is known; Rules is then empty.
+	written []state.ChainRule
+}
+
+// length is the number of rules.
+func (o ObservedChain) length() int { return max(len(o.Rules), len(o.written)) }
+
+// intact tells whether the chain's rules are the wanted ones, and nothing else.
+func (o ObservedChain) intact(want []state.ChainRule) bool {
+	if o.written != nil {
+		return slices.EqualFunc(o.written, want, state.ChainRule.Equal)
+	}
+	if len(o.Rules) != len(want) {
+		return false
+	}
+	for i := range o.Rules {
+		if !o.Rules[i].intact(want[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // observedRule is what identifies a rule: the hash that we gave it, and what the kernel says it does.
@@ -172,6 +193,19 @@ func (o Observed) sorted() Observed {
 
 // observedFrom is what the kernel reports once a table has been written.
 func observedFrom(t state.Table) Observed {
+	o := knownFrom(t)
+	for i, c := range o.Chains {
+		for _, r := range c.written {
+			exprs, _ := wireExprs(r)
+			o.Chains[i].Rules = append(o.Chains[i].Rules, observedRule{hash: hashRule(r, exprs), exprs: exprs})
+		}
+		o.Chains[i].written = nil
+	}
+	return o
+}
+
+// knownFrom is what is known of a table that was written and that nobody has touched since.
+func knownFrom(t state.Table) Observed {
 	t = t.Sorted()
 	o := Observed{Family: t.Family, Name: t.Name, Exists: true, Counters: slices.Clone(t.Counters)}
 	for _, s := range t.Sets {
@@ -182,16 +216,12 @@ func observedFrom(t state.Table) Observed {
 		o.Sets = append(o.Sets, set)
 	}
 	for _, c := range t.Chains {
-		out := ObservedChain{Chain: c}
+		out := ObservedChain{Chain: c, written: c.Rules}
 		out.Chain.Rules, out.Chain.Policy = nil, c.EffectivePolicy()
-		for _, r := range c.Rules {
-			exprs, _ := wireExprs(r)
-			out.Rules = append(out.Rules, observedRule{hash: hashRule(r, exprs), exprs: exprs})
-		}
 		o.Chains = append(o.Chains, out)
 	}
 	return o
 }
 
 // diffTables says what turns a table that was written as have into want.
-func diffTables(have, want state.Table) Change { return Diff(observedFrom(have), want) }
+func diffTables(have, want state.Table) Change { return Diff(knownFrom(have), want) }
