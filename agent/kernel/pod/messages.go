@@ -75,7 +75,7 @@ const (
 // path (a reply may come in elsewhere than the route to its source says), no redirects, and no IPv6
 // address of its own. The kernel does not get to make one first: it waits for the carrier, and the
 // Pod's end is still down.
-func markHostEnd(name string) message {
+func markHostEnd(name string, ipv6 bool) message {
 	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	info.Flags, info.Change = unix.IFF_UP, unix.IFF_UP
 	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
@@ -86,7 +86,9 @@ func markHostEnd(name string) message {
 	}{{devconfForwarding, 1}, {devconfAcceptRedirects, 0}, {devconfSendRedirects, 0}, {devconfRPFilter, 2}} {
 		conf.AddRtAttr(c.number, nl.Uint32Attr(c.value))
 	}
-	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(nl.IN6_ADDR_GEN_MODE_NONE))
+	if ipv6 {
+		spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(nl.IN6_ADDR_GEN_MODE_NONE))
+	}
 	return newMessage("set up the host end "+name, unix.RTM_SETLINK, 0, info,
 		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)),
 		nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(state.LinkAlias)), spec)

@@ -3,45 +3,34 @@
 package pod
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 
 	"golang.org/x/sys/unix"
 )
 
-// inNamespace runs f on a thread that is in the network namespace, and waits for it. Sockets that
-// f opens stay in the namespace. A thread that cannot find its way back ends with its goroutine.
+// inNamespace runs f on the calling goroutine's thread in the network namespace. Sockets that f opens
+// stay in the namespace. A thread that cannot find its way back stays locked to the goroutine, and
+// ends with it.
 func inNamespace(fd int, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		back, err := enter(fd)
-		if err != nil {
-			done <- err
-			return // the thread is not unlocked, and so ends
-		}
-		err = f()
-		if back() == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
-func enter(fd int) (back func() error, err error) {
+	runtime.LockOSThread()
 	home, err := currentNamespace()
 	if err != nil {
-		return nil, err
+		runtime.UnlockOSThread()
+		return err
 	}
+	defer unix.Close(home)
 	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-		_ = unix.Close(home)
-		return nil, fmt.Errorf("enter the network namespace: %w", err)
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter the network namespace: %w", err)
 	}
-	return func() error {
-		defer unix.Close(home)
-		return unix.Setns(home, unix.CLONE_NEWNET)
-	}, nil
+	err = f()
+	if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, fmt.Errorf("leave the network namespace: %w", back))
+	}
+	runtime.UnlockOSThread()
+	return err
 }
 
 // currentNamespace opens the network namespace of the calling thread.

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -89,7 +90,10 @@ type Kernel struct {
 	home       int
 	homeID     namespaceID
 	procSysNet string
-	// acceptRA and noIPv6 are the defaults that a new link starts with.
+	// ipv6 says that the kernel has IPv6.
+	ipv6 bool
+	// acceptRA says that a new link believes router advertisements even though the node forwards
+	// (the default of 1 does not), noIPv6 that it has no IPv6.
 	acceptRA, noIPv6 bool
 	sockets          chan *socket
 }
@@ -120,8 +124,9 @@ func New(c Config) (*Kernel, error) {
 		}
 		k.sockets <- s
 	}
-	k.acceptRA = k.sysctlIsNot("ipv6/conf/default/accept_ra", "0")
-	k.noIPv6 = k.sysctlIsNot("ipv6/conf/default/disable_ipv6", "0")
+	k.ipv6 = k.hasIPv6()
+	k.acceptRA = k.sysctlIs("ipv6/conf/default/accept_ra", "2")
+	k.noIPv6 = k.sysctlIs("ipv6/conf/default/disable_ipv6", "1")
 	return k, nil
 }
 
@@ -154,18 +159,28 @@ func (k *Kernel) Attach(s Spec) (Wiring, error) {
 		return Wiring{}, err
 	}
 	defer inside.close()
-	host := <-k.sockets
-	defer func() { k.sockets <- host }()
-
-	if err := host.create(s, inside); err != nil {
+	if err := k.write(s, inside); err != nil {
 		return Wiring{}, err
 	}
-	if err := k.wire(s, host, inside); err != nil {
-		return Wiring{}, errors.Join(err, host.remove(s.HostLink))
+	if err := waitLocal(s, inside); err != nil { // others may write meanwhile
+		return Wiring{}, errors.Join(err, k.Detach(s.HostLink))
 	}
 	var w Wiring
 	w.HostMAC, w.PodMAC = MACs(s.HostLink)
 	return w, nil
+}
+
+// write makes the pair and brings both ends to life, or leaves nothing.
+func (k *Kernel) write(s Spec, inside *socket) error {
+	host := <-k.sockets
+	defer func() { k.sockets <- host }()
+	if err := k.create(s, host, inside); err != nil {
+		return err
+	}
+	if err := k.wire(s, host, inside); err != nil {
+		return errors.Join(err, host.remove(s.HostLink))
+	}
+	return nil
 }
 
 func openSocketIn(netns int) (s *socket, err error) {
@@ -178,21 +193,21 @@ func openSocketIn(netns int) (s *socket, err error) {
 }
 
 // create makes the veth pair, in place of a leftover if there is one.
-func (s *socket) create(spec Spec, inside *socket) error {
-	hostMAC, podMAC := MACs(spec.HostLink)
-	messages := []message{createVeth(spec, hostMAC, podMAC), markHostEnd(spec.HostLink)}
-	err := s.do(messages)
+func (k *Kernel) create(s Spec, host, inside *socket) error {
+	hostMAC, podMAC := MACs(s.HostLink)
+	messages := []message{createVeth(s, hostMAC, podMAC), markHostEnd(s.HostLink, k.ipv6)}
+	err := host.do(messages)
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	if _, ierr := s.index(spec.HostLink); ierr == nil {
-		if err := s.remove(spec.HostLink); err != nil {
+	if _, ierr := host.index(s.HostLink); ierr == nil {
+		if err := host.remove(s.HostLink); err != nil {
 			return fmt.Errorf("remove the leftover of an earlier attempt: %w", err)
 		}
-		err = s.do(messages)
+		err = host.do(messages)
 	}
-	if _, ierr := inside.index(spec.IfName); errors.Is(err, unix.EEXIST) && ierr == nil {
-		return fmt.Errorf("create %s in the pod: %w", spec.IfName, ErrInUse)
+	if _, ierr := inside.index(s.IfName); errors.Is(err, unix.EEXIST) && ierr == nil {
+		return fmt.Errorf("create %s in the pod: %w", s.IfName, ErrInUse)
 	}
 	return err
 }
@@ -219,11 +234,9 @@ func (k *Kernel) wire(s Spec, host, inside *socket) error {
 		return fmt.Errorf("wire the host's side: %w", err)
 	}
 	if s.Bandwidth != (state.Bandwidth{}) {
-		if err := k.limit(s.HostLink, s.Bandwidth, s.MTU); err != nil {
-			return err
-		}
+		return k.limit(s.HostLink, s.Bandwidth, s.MTU)
 	}
-	return waitLocal(s, inside)
+	return nil
 }
 
 // localWait bounds the wait for an address to be of use.
@@ -284,7 +297,11 @@ func wireInside(s Spec, inside *socket, index int, hostMAC, podMAC net.HardwareA
 }
 
 func podSide(s Spec, index int, hostMAC, podMAC net.HardwareAddr) []message {
-	out := []message{noAutoAddress(index), setUp(index)}
+	var out []message
+	if slices.ContainsFunc(s.Addresses, netip.Addr.Is6) {
+		out = append(out, noAutoAddress(index))
+	}
+	out = append(out, setUp(index))
 	for _, a := range s.Addresses {
 		gateway := Gateway(a)
 		out = append(out, addAddress(index, netip.PrefixFrom(a, a.BitLen())), addNeighbour(index, gateway, hostMAC))
@@ -347,15 +364,22 @@ func (k *Kernel) settings(link string) error {
 	})
 }
 
-// sysctlIsNot tells whether a setting is known to differ from a value, or cannot be read.
-func (k *Kernel) sysctlIsNot(path, value string) bool {
+func (k *Kernel) hasIPv6() bool {
+	return inNamespace(k.home, func() error {
+		_, err := os.Stat(filepath.Join(k.procSysNet, "ipv6"))
+		return err
+	}) == nil
+}
+
+// sysctlIs tells whether a setting is there and has a value.
+func (k *Kernel) sysctlIs(path, value string) bool {
 	var is string
 	err := inNamespace(k.home, func() error {
 		b, err := os.ReadFile(filepath.Join(k.procSysNet, path))
 		is = strings.TrimSpace(string(b))
 		return err
 	})
-	return err != nil || is != value
+	return err == nil && is == value
 }
 
 func ifbName(hostLink string) string {

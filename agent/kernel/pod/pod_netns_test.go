@@ -264,3 +264,45 @@ func BenchmarkAttach(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+// TestHostEndIsSafe : whatever the defaults of new links are, the host end forwards, has IPv6 but no
+// address of its own, and believes no router advertisement.
+func TestHostEndIsSafe(t *testing.T) {
+	ns, _ := node(t)
+	var k *pod.Kernel
+	ns.Do(t, func() {
+		for path, value := range map[string]string{"ipv6/conf/default/accept_ra": "2", "ipv6/conf/default/disable_ipv6": "1", "ipv4/conf/default/rp_filter": "1"} {
+			if err := os.WriteFile("/proc/sys/net/"+path, []byte(value), 0); err != nil {
+				t.Error(err)
+			}
+		}
+		var err error
+		if k, err = pod.New(pod.Config{}); err != nil {
+			t.Error(err)
+		}
+	})
+	defer k.Close()
+	s := spec(nstest.New(t), 2)
+	if _, err := k.Attach(s); err != nil {
+		t.Fatal(err)
+	}
+	ns.Do(t, func() {
+		for path, want := range map[string]string{
+			"ipv6/conf/%s/accept_ra": "0", "ipv6/conf/%s/disable_ipv6": "0", "ipv6/conf/%s/forwarding": "1",
+			"ipv4/conf/%s/rp_filter": "2", "ipv4/conf/%s/forwarding": "1", "ipv4/conf/%s/send_redirects": "0",
+		} {
+			path = fmt.Sprintf(path, s.HostLink)
+			if got, err := os.ReadFile("/proc/sys/net/" + path); err != nil || strings.TrimSpace(string(got)) != want {
+				t.Errorf("%s is %q (%v), want %s", path, got, err, want)
+			}
+		}
+		l, err := netlink.LinkByName(s.HostLink)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL); err != nil || len(addrs) != 0 || l.Attrs().Alias != state.LinkAlias {
+			t.Errorf("host end has addresses %v (%v) and alias %q", addrs, err, l.Attrs().Alias)
+		}
+	})
+}

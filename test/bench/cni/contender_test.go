@@ -1,0 +1,206 @@
+//go:build linux && bench
+
+package cni_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/containernetworking/cni/libcni"
+
+	"github.com/weftnet/weftnet/agent/cniserver"
+	"github.com/weftnet/weftnet/agent/desired/filter"
+	desiredpod "github.com/weftnet/weftnet/agent/desired/pod"
+	"github.com/weftnet/weftnet/agent/kernel/conntrack"
+	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/kernel/pod"
+	"github.com/weftnet/weftnet/agent/state"
+	"github.com/weftnet/weftnet/test/nstest"
+)
+
+// contender is a network configuration, on a node of its own.
+type contender struct {
+	name  string
+	ports bool
+	node  *nstest.Namespace
+	list  *libcni.NetworkConfigList
+	cni   *libcni.CNIConfig
+	pods  []*nstest.Namespace
+}
+
+var (
+	blocks   = []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64")}
+	reserved = []netip.Addr{netip.MustParseAddr("10.244.1.1"), netip.MustParseAddr("fd00:10:244:1::1")}
+)
+
+// build gives the folder of the plugins, from their modules.
+func build(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	const plugins = "github.com/containernetworking/plugins/plugins/"
+	for name, args := range map[string][]string{
+		"weftnet":    {"github.com/weftnet/weftnet/cni"},
+		"ptp":        {"-C", "../../../tools/cni", plugins + "main/ptp"},
+		"host-local": {"-C", "../../../tools/cni", plugins + "ipam/host-local"},
+		"portmap":    {"-C", "../../../tools/cni", plugins + "meta/portmap"},
+	} {
+		full := []string{"build"}
+		if len(args) == 3 {
+			full = append(full, args[:2]...)
+		}
+		full = append(full, "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, name), args[len(args)-1])
+		cmd := exec.Command("go", full...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("go %v: %v\n%s", full, err, out)
+		}
+	}
+	return dir
+}
+
+func newNode(t *testing.T) *nstest.Namespace {
+	t.Helper()
+	ns := nstest.New(t)
+	ns.Do(t, func() {
+		for _, path := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+			if err := os.WriteFile("/proc/sys/net/"+path, []byte("1"), 0); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return ns
+}
+
+func newContender(t *testing.T, name, plugins, conf string, ports bool, pods []*nstest.Namespace) *contender {
+	t.Helper()
+	list, err := libcni.ConfListFromBytes([]byte(conf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &contender{
+		name: name, ports: ports, node: newNode(t), list: list, pods: pods,
+		cni: libcni.NewCNIConfigWithCacheDir([]string{plugins}, t.TempDir(), nil),
+	}
+}
+
+// ptp is the reference: dual stack, both families by host-local, and portmap when asked for.
+func ptp(t *testing.T, plugins string, ports bool, pods []*nstest.Namespace) *contender {
+	chained, name := "", "ptp + host-local"
+	if ports {
+		chained, name = `,{"type":"portmap","snat":true,"capabilities":{"portMappings":true}}`, "ptp + host-local + portmap"
+	}
+	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"reference","plugins":[{"type":"ptp","mtu":1420,"ipam":{"type":"host-local","dataDir":%q,
+		"ranges":[[{"subnet":%q}],[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}%s]}`, t.TempDir(), blocks[0], blocks[1], chained)
+	return newContender(t, name, plugins, conf, ports, pods)
+}
+
+// weftnet is the agent's CNI server, with the kernel and the disk as in production, and the plugin.
+func weftnet(t *testing.T, plugins string, ports bool, pods []*nstest.Namespace) *contender {
+	name := "weftnet"
+	if ports {
+		name = "weftnet with hostPort"
+	}
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "cni.sock")
+	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"weftnet","plugins":[{"type":"weftnet","socket":%q,"capabilities":{"portMappings":true}}]}`, socket)
+	c := newContender(t, name, plugins, conf, ports, pods)
+	startServer(t, c.node, socket, filepath.Join(dir, "ipam"))
+	return c
+}
+
+func startServer(t *testing.T, node *nstest.Namespace, socket, stateDir string) {
+	t.Helper()
+	var kernel *pod.Kernel
+	var tables *nft.Kernel
+	var flows *conntrack.Kernel
+	var err, terr, ferr error
+	node.Do(t, func() {
+		kernel, err = pod.New(pod.Config{})
+		tables, terr = nft.New()
+		flows, ferr = conntrack.New()
+	})
+	if err := errors.Join(err, terr, ferr); err != nil {
+		t.Fatal(err)
+	}
+	rules := &tableRules{kernel: tables}
+	server, err := cniserver.New(cniserver.Config{
+		NodeName: "bench", Socket: socket, StateDir: stateDir, Pods: kernel, Rules: rules, Flows: flows,
+		Ready: func() error { return nil }, Cooldown: 1, // as host-local, which has none
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules.attachments = server.Attachments
+	server.SetNode(cniserver.Node{Blocks: blocks, Reserved: reserved, MTU: 1420})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-done, kernel.Close(), tables.Close(), flows.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// tableRules has the host ports in the node's real nftables table, as the agent does.
+type tableRules struct {
+	mu          sync.Mutex
+	kernel      *nft.Kernel
+	attachments func() []state.Attachment
+}
+
+func (r *tableRules) Add(ctx context.Context, a state.Attachment) error    { return r.update(ctx, a) }
+func (r *tableRules) Remove(ctx context.Context, a state.Attachment) error { return r.update(ctx, a) }
+
+func (r *tableRules) update(ctx context.Context, a state.Attachment) error {
+	if len(a.HostPorts) == 0 {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	plan := desiredpod.Plan(desiredpod.Input{Attachments: r.attachments()})
+	_, err := r.kernel.Update(ctx, filter.Table(filter.Input{ClusterCIDRs: blocks, HostPorts: plan.HostPorts}))
+	return err
+}
+
+// runtimeConf is what a runtime says of the i-th Pod.
+func (c *contender) runtimeConf(i int) *libcni.RuntimeConf {
+	rt := &libcni.RuntimeConf{
+		ContainerID: fmt.Sprintf("container-%d", i), IfName: "eth0", NetNS: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), c.pods[i].Fd()),
+	}
+	if c.ports {
+		rt.CapabilityArgs = map[string]any{"portMappings": []map[string]any{{"hostPort": 20000 + i, "containerPort": 80, "protocol": "tcp"}}}
+	}
+	return rt
+}
+
+func (c *contender) add(i int) error {
+	res, err := c.cni.AddNetworkList(context.Background(), c.list, c.runtimeConf(i))
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(res)
+	if err != nil {
+		return err
+	}
+	var got struct {
+		IPs []struct{ Address string } `json:"ips"`
+	}
+	if err := json.Unmarshal(text, &got); err != nil || len(got.IPs) != 2 {
+		return fmt.Errorf("%s: result %s: %w", c.name, text, err)
+	}
+	return nil
+}
+
+func (c *contender) del(i int) error {
+	return c.cni.DelNetworkList(context.Background(), c.list, c.runtimeConf(i))
+}
