@@ -50,13 +50,27 @@ func (s Store) Has(key, name string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
+// scratchLife is longer than any build takes; an older scratch directory is left from a run that was killed.
+const scratchLife = 6 * time.Hour
+
 // Scratch makes a private directory on the store's file system, so that Put can rename out of it.
 func (s Store) Scratch() (string, error) {
+	s.sweep(time.Now().Add(-scratchLife))
 	dir, err := os.MkdirTemp(s.Dir, "scratch-")
 	if err != nil {
 		return "", fmt.Errorf("make a scratch directory: %w", err)
 	}
 	return dir, nil
+}
+
+// sweep removes scratch directories that nobody touched since a time. Failing to is no reason to stop: it costs disk only.
+func (s Store) sweep(since time.Time) {
+	dirs, _ := filepath.Glob(filepath.Join(s.Dir, "scratch-*"))
+	for _, dir := range dirs {
+		if info, err := os.Stat(dir); err == nil && info.ModTime().Before(since) {
+			_ = os.RemoveAll(dir)
+		}
+	}
 }
 
 // Put moves file, which must lie in a Scratch directory, into the store.

@@ -101,3 +101,31 @@ func TestLockExcludesAndHonoursTheContext(t *testing.T) {
 	}
 	again()
 }
+
+func TestSweepLeavesWhatIsInUse(t *testing.T) {
+	s := Store{Dir: t.TempDir()}
+	stale, err := s.Scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-2 * scratchLife)
+	if err := os.Chtimes(stale, old, old); err != nil {
+		t.Fatal(err)
+	}
+	first, err := s.Scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := s.Scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(stale); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a stale scratch directory stayed: %v", err)
+	}
+	for _, dir := range []string{first, second} {
+		if _, err := os.Stat(dir); err != nil {
+			t.Error(err)
+		}
+	}
+}
