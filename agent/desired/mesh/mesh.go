@@ -176,7 +176,7 @@ func Plan(in Input) Output {
 func planMesh(out *Output, in Input, others []*member, faults *problems) {
 	chosen := choosePaths(in, others)
 	out.Paths = chosen.paths
-	out.Own.MTU = mtuOf(in, chosen.families(others), faults)
+	out.Own.MTU = mtuOf(in, families(in, others), faults)
 	for _, key := range in.Keys {
 		out.Devices = append(out.Devices, deviceOf(key, *out, in, others, chosen))
 	}

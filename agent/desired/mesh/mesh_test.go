@@ -284,6 +284,8 @@ func TestMTU(t *testing.T) {
 	}{
 		{"IPv4 endpoints", func(*Input) {}, 1440, ""},
 		{"an IPv6 endpoint in use", func(in *Input) { seen(in, 2, "[2001:db8::2]:51820", time.Second, 0) }, 1420, ""},
+		{"a dead peer that is tried over IPv6", func(in *Input) { seen(in, 2, "[2001:db8::2]:51820", time.Hour, 0) }, 1440, ""},
+		{"a peer with IPv6 only", func(in *Input) { in.Snapshot.Nodes[1].Endpoints = []string{"2001:db8::2"} }, 1420, ""},
 		{"jumbo frames", func(in *Input) { in.Facts.UplinkMTU = 9001 }, 8941, ""},
 		{"no uplink known", func(in *Input) { in.Facts.UplinkMTU = 0 }, 1440, ""},
 		{"tiny uplink", func(in *Input) { in.Facts.UplinkMTU = 1300 }, 1280, "leaves 1240 to the tunnel"},

@@ -32,8 +32,6 @@ type Path struct {
 type choices struct {
 	endpoint map[state.PublicKey]netip.AddrPort
 	paths    map[state.PublicKey]Path
-	// inUse is the endpoint that each peer will have.
-	inUse map[state.PublicKey]netip.AddrPort
 }
 
 // settleEndpoints reads where the members say that they can be reached. An endpoint inside the mesh
@@ -82,7 +80,6 @@ func choosePaths(in Input, others []*member) choices {
 	c := choices{
 		endpoint: map[state.PublicKey]netip.AddrPort{},
 		paths:    map[state.PublicKey]Path{},
-		inUse:    map[state.PublicKey]netip.AddrPort{},
 	}
 	for _, m := range others {
 		if !m.isPeer() {
@@ -94,10 +91,7 @@ func choosePaths(in Input, others []*member) choices {
 			current = unmap(stats.Endpoint)
 		}
 		want := choose(reachable(m.endpoints, in.Facts), stats, current, in.Paths[m.key], in.Now)
-		c.endpoint[m.key], c.inUse[m.key] = want, want
-		if !want.IsValid() {
-			c.inUse[m.key] = current
-		}
+		c.endpoint[m.key] = want
 		path := in.Paths[m.key]
 		if want.IsValid() {
 			path = Path{Chosen: want, Since: in.Now, TxBytes: stats.TxBytes}
@@ -118,13 +112,12 @@ func choose(candidates []netip.AddrPort, stats state.PeerStats, current netip.Ad
 		return none
 	}
 	at := slices.Index(candidates, current)
-	alive := !stats.LastHandshake.IsZero() && now.Sub(stats.LastHandshake) < aliveFor
 	switch {
 	case !current.IsValid():
 		return candidates[0]
 	case at < 0 && current == path.Chosen:
 		return candidates[0] // it was our choice, and the peer has moved
-	case alive:
+	case alive(stats, now):
 		return none // proven, wherever it has roamed to
 	case at < 0:
 		return candidates[0]
@@ -159,7 +152,7 @@ func reachable(list []netip.AddrPort, f facts.Facts) []netip.AddrPort {
 // keepalive is on where a NAT stands between: the peer is heard from somewhere else than it says.
 func keepalive(in Input, m *member) time.Duration {
 	stats := in.Facts.Peers[m.key]
-	if stats.LastHandshake.IsZero() || in.Now.Sub(stats.LastHandshake) >= aliveFor {
+	if !alive(stats, in.Now) {
 		return 0
 	}
 	if slices.Contains(m.endpoints, unmap(stats.Endpoint)) || stats.Endpoint == in.Paths[m.key].Chosen {
@@ -176,13 +169,26 @@ func unmap(e netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(e.Addr().Unmap(), e.Port())
 }
 
-// families of the endpoints in use.
-func (c choices) families(others []*member) []state.Family {
+// families are those that the tunnel runs over: of a peer that is alive the one it is heard from, of
+// another the one that it will be tried over first. What is tried meanwhile does not count, or the
+// MTU would swing with every node that is down.
+func families(in Input, others []*member) []state.Family {
 	seen := map[state.Family]bool{}
 	for _, m := range others {
-		if e := c.inUse[m.key]; m.isPeer() && e.IsValid() {
-			seen[state.FamilyOf(e.Addr())] = true
+		if !m.isPeer() {
+			continue
+		}
+		stats := in.Facts.Peers[m.key]
+		if alive(stats, in.Now) && stats.Endpoint.IsValid() {
+			seen[state.FamilyOf(stats.Endpoint.Addr())] = true
+		} else if first := reachable(m.endpoints, in.Facts); len(first) > 0 {
+			seen[state.FamilyOf(first[0].Addr())] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(seen))
+}
+
+// alive tells whether the path to the peer is proven.
+func alive(stats state.PeerStats, now time.Time) bool {
+	return !stats.LastHandshake.IsZero() && now.Sub(stats.LastHandshake) < aliveFor
 }
