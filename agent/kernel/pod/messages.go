@@ -174,6 +174,18 @@ func addRoute(index int, dst netip.Prefix, gateway netip.Addr, protocol uint8) m
 	return newMessage("add route to "+dst.String(), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, parts...)
 }
 
+// setGroup puts a link into a group of links.
+func setGroup(name string, group uint32) message {
+	return newMessage("set the group of link "+name, unix.RTM_SETLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC),
+		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)), nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
+}
+
+// deleteGroup deletes all links of a group, and the other ends of those that are pairs.
+func deleteGroup(group uint32) message {
+	return newMessage("delete links", unix.RTM_DELLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC),
+		nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
+}
+
 func deleteLink(name string) message {
 	return newMessage("delete link "+name, unix.RTM_DELLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC),
 		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -96,6 +97,9 @@ type Kernel struct {
 	// (the default of 1 does not), noIPv6 that it has no IPv6.
 	acceptRA, noIPv6 bool
 	sockets          chan *socket
+
+	mu      sync.Mutex
+	leaving []*departure
 }
 
 // parallel is how many requests write at once. The kernel takes one at a time (RTNL); a second one
@@ -321,27 +325,6 @@ func linkLocal(mac net.HardwareAddr) netip.Addr {
 	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
 }
 
-// Detach takes the wiring away: both ends, and with them addresses, routes and neighbours. What is
-// gone already is no error.
-func (k *Kernel) Detach(hostLink string) error {
-	host := <-k.sockets
-	defer func() { k.sockets <- host }()
-	return host.remove(hostLink)
-}
-
-func (s *socket) remove(hostLink string) error {
-	ifb := ifbName(hostLink)
-	for _, name := range []string{ifb, hostLink} {
-		if _, err := s.index(name); errors.Is(err, unix.ENODEV) {
-			continue
-		}
-		if err := s.do([]message{deleteLink(name)}); err != nil && !errors.Is(err, unix.ENODEV) {
-			return err
-		}
-	}
-	return nil
-}
-
 // settings writes what has no netlink attribute, and only where the default of new links differs.
 func (k *Kernel) settings(link string) error {
 	var wrong []state.Sysctl
@@ -380,8 +363,4 @@ func (k *Kernel) sysctlIs(path, value string) bool {
 		return err
 	})
 	return err == nil && is == value
-}
-
-func ifbName(hostLink string) string {
-	return state.PodIFBPrefix + strings.TrimPrefix(hostLink, state.PodLinkPrefix)
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -305,4 +306,40 @@ func TestHostEndIsSafe(t *testing.T) {
 			t.Errorf("host end has addresses %v (%v) and alias %q", addrs, err, l.Attrs().Alias)
 		}
 	})
+}
+
+// TestDetachManyAtOnce takes away every second Pod, all at once; the others keep their links.
+func TestDetachManyAtOnce(t *testing.T) {
+	_, k := node(t)
+	const pods = 40
+	var namespaces []*nstest.Namespace
+	for i := range pods {
+		ns := nstest.New(t)
+		namespaces = append(namespaces, ns)
+		s := spec(ns, i+2)
+		if i < 4 {
+			s.Bandwidth = state.Bandwidth{EgressRate: 10_000_000}
+		}
+		if _, err := k.Attach(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var wg sync.WaitGroup
+	for i := 0; i < pods; i += 2 {
+		wg.Go(func() {
+			if err := k.Detach(spec(namespaces[i], i+2).HostLink); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	found, err := k.Observe()
+	if err != nil || len(found) != pods/2 {
+		t.Errorf("%d links left of %d, %v", len(found), pods/2, err)
+	}
+	for i := 1; i < pods; i += 2 {
+		if err := k.Check(spec(namespaces[i], i+2)); err != nil {
+			t.Errorf("pod %d: %v", i, err)
+		}
+	}
 }
