@@ -113,6 +113,11 @@ func contract(t *testing.T, open func(t *testing.T) host) {
 			}
 		}
 	})
+	adversity(t, open)
+}
+
+// adversity is what every Table does when not all goes well.
+func adversity(t *testing.T, open func(t *testing.T) host) {
 	t.Run("a stranger's route stays", func(t *testing.T) {
 		h, want := open(t), samples()["a peer"]
 		strangers := []state.Route{want.Routes[0], want.Routes[1], want.Routes[2], want.Routes[3]}
