@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
@@ -91,14 +92,20 @@ func newContender(t *testing.T, name, plugins, conf string, ports bool, pods []*
 	}
 }
 
-// ptp is the reference: dual stack, both families by host-local, and portmap when asked for.
-func ptp(t *testing.T, plugins string, ports bool, pods []*nstest.Namespace) *contender {
+// ptp is the reference, with portmap when asked for. Dual stack it waits more than a second for the
+// detection of duplicate addresses, which says little of the rest: so it is measured with IPv4 alone,
+// too, and Weftnet, which always does both families, is held against that.
+func ptp(t *testing.T, plugins string, ports, dual bool, pods []*nstest.Namespace) *contender {
 	chained, name := "", "ptp + host-local"
 	if ports {
 		chained, name = `,{"type":"portmap","snat":true,"capabilities":{"portMappings":true}}`, "ptp + host-local + portmap"
 	}
+	ranges, routes := fmt.Sprintf(`[{"subnet":%q}]`, blocks[0]), `{"dst":"0.0.0.0/0"}`
+	if dual {
+		ranges, routes, name = ranges+fmt.Sprintf(`,[{"subnet":%q}]`, blocks[1]), routes+`,{"dst":"::/0"}`, name+", dual stack"
+	}
 	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"reference","plugins":[{"type":"ptp","mtu":1420,"ipam":{"type":"host-local","dataDir":%q,
-		"ranges":[[{"subnet":%q}],[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}%s]}`, t.TempDir(), blocks[0], blocks[1], chained)
+		"ranges":[%s],"routes":[%s]}}%s]}`, t.TempDir(), ranges, routes, chained)
 	return newContender(t, name, plugins, conf, ports, pods)
 }
 
@@ -151,11 +158,16 @@ func startServer(t *testing.T, node *nstest.Namespace, socket, stateDir string) 
 	})
 }
 
-// tableRules has the host ports in the node's real nftables table, as the agent does.
+// tableRules has the host ports in the node's real nftables table. As in the agent's loop, one update
+// serves all that have asked before it began.
 type tableRules struct {
-	mu          sync.Mutex
 	kernel      *nft.Kernel
 	attachments func() []state.Attachment
+
+	asked  atomic.Uint64
+	mu     sync.Mutex
+	served uint64
+	err    error
 }
 
 func (r *tableRules) Add(ctx context.Context, a state.Attachment) error    { return r.update(ctx, a) }
@@ -165,11 +177,16 @@ func (r *tableRules) update(ctx context.Context, a state.Attachment) error {
 	if len(a.HostPorts) == 0 {
 		return nil
 	}
+	mine := r.asked.Add(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.served >= mine {
+		return r.err
+	}
+	r.served = r.asked.Load()
 	plan := desiredpod.Plan(desiredpod.Input{Attachments: r.attachments()})
-	_, err := r.kernel.Update(ctx, filter.Table(filter.Input{ClusterCIDRs: blocks, HostPorts: plan.HostPorts}))
-	return err
+	_, r.err = r.kernel.Update(ctx, filter.Table(filter.Input{ClusterCIDRs: blocks, HostPorts: plan.HostPorts}))
+	return r.err
 }
 
 // runtimeConf is what a runtime says of the i-th Pod.
@@ -195,7 +212,7 @@ func (c *contender) add(i int) error {
 	var got struct {
 		IPs []struct{ Address string } `json:"ips"`
 	}
-	if err := json.Unmarshal(text, &got); err != nil || len(got.IPs) != 2 {
+	if err := json.Unmarshal(text, &got); err != nil || len(got.IPs) == 0 {
 		return fmt.Errorf("%s: result %s: %w", c.name, text, err)
 	}
 	return nil
