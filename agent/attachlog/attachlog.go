@@ -39,6 +39,8 @@ type Config struct {
 	Now  func() time.Duration
 	// KeepReleased is how long a released address is remembered.
 	KeepReleased time.Duration
+	// LockWait is how long Open waits for another process to let go of the log.
+	LockWait time.Duration
 }
 
 // Recovery is what Open found beyond the state.
@@ -102,12 +104,12 @@ func (t *Ticket) Durable() error {
 }
 
 // Open reads the log and starts a new file from what it says. Only one process at a time has it
-// open: an agent that starts while its predecessor still ends gets ErrLocked.
+// open: an agent that starts while its predecessor still ends waits for it, and at last gets ErrLocked.
 func Open(c Config) (*Log, Recovery, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, Recovery{}, fmt.Errorf("make the folder of the attachment log: %w", err)
 	}
-	lock, err := lockFile(filepath.Join(c.Dir, "lock"))
+	lock, err := lockFile(filepath.Join(c.Dir, "lock"), c.LockWait)
 	if err != nil {
 		return nil, Recovery{}, err
 	}

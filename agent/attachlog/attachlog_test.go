@@ -244,6 +244,32 @@ func TestManyAtOnceThroughManyFiles(t *testing.T) {
 	}
 }
 
+func TestOpenWaitsForThePredecessor(t *testing.T) {
+	b := &boot{id: "one"}
+	c := b.config(t.TempDir())
+	l, _ := open(t, c)
+	mustDurable(t, l.Add(attachment(1)))
+	c.LockWait = time.Minute
+	opened := make(chan State)
+	go func() {
+		l, _, err := Open(c)
+		if err != nil {
+			t.Error(err)
+			close(opened)
+			return
+		}
+		defer func() { _ = l.Close() }()
+		opened <- l.State()
+	}()
+	mustDurable(t, l.Add(attachment(2)))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(names(<-opened), " "); got != "container-1 container-2" {
+		t.Errorf("the successor has %s", got)
+	}
+}
+
 func TestAppendAfterClose(t *testing.T) {
 	b := &boot{id: "one"}
 	l, _ := open(t, b.config(t.TempDir()))

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/weftnet/weftnet/agent/durable"
 )
@@ -86,17 +87,24 @@ func datasync(f *os.File) error {
 }
 
 // lockFile holds the lock until the file is closed, at the latest when the process ends.
-func lockFile(path string) (*os.File, error) {
+func lockFile(path string, wait time.Duration) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the lock of the attachment log: %w", err)
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	const pause = 20 * time.Millisecond
+	for ; ; wait -= pause {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) || wait <= 0 {
+			break
+		}
+		time.Sleep(pause)
+	}
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = fmt.Errorf("%w (%s)", ErrLocked, path)
+		err = ErrLocked
 	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
 }

@@ -74,6 +74,8 @@ const (
 	// requestLimit bounds a request in the agent, and transferLimit the sending of its frame.
 	requestLimit  = 45 * time.Second
 	transferLimit = 10 * time.Second
+	// takeoverLimit is how long a new agent waits for the old one to finish its requests.
+	takeoverLimit = 30 * time.Second
 	// maxConnections bounds the requests at once; more wait in the socket's backlog.
 	maxConnections = 256
 	// healEvery is how often what is lost is looked for.
@@ -118,7 +120,7 @@ func New(c Config) (*Server, error) {
 		return nil, fmt.Errorf("read the boot ID: %w", err)
 	}
 	log, rec, err := attachlog.Open(attachlog.Config{
-		Dir: c.StateDir, Boot: strings.TrimSpace(string(boot)), Now: sinceBoot, KeepReleased: c.Cooldown,
+		Dir: c.StateDir, Boot: strings.TrimSpace(string(boot)), Now: sinceBoot, KeepReleased: c.Cooldown, LockWait: takeoverLimit,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the attachment log: %w", err)
