@@ -8,20 +8,20 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/weftnet/weftnet/crds/v1alpha1"
+	"github.com/weftnet/weftnet/cli/overview"
+	"github.com/weftnet/weftnet/cli/view"
 	"github.com/weftnet/weftnet/test/harness"
 	"github.com/weftnet/weftnet/test/testbed/audit"
 )
 
 // proof is what the demo saw.
 type proof struct {
-	Nodes  []v1alpha1.MeshNode
+	Mesh   *view.Mesh
 	Probes *harness.Probes
 	// Hops by their kind: Pod to Pod, node to Pod, Pod to node.
 	Hops  map[string][]harness.Hop
@@ -34,6 +34,9 @@ const (
 	podToNode = "Pod to node"
 )
 
+// agentPatience is how long an agent may take to tell its handshakes.
+const agentPatience = 5 * time.Second
+
 func prove(ctx context.Context, cluster *harness.Cluster, probes *harness.Probes) (*proof, error) {
 	p := &proof{Probes: probes, Hops: map[string][]harness.Hop{}}
 	for kind, ask := range map[string]func(context.Context, *harness.Probes) ([]harness.Hop, error){
@@ -44,11 +47,12 @@ func prove(ctx context.Context, cluster *harness.Cluster, probes *harness.Probes
 			return nil, err
 		}
 	}
-	var list v1alpha1.MeshNodeList
-	if err := cluster.Mesh.List(ctx, &list); err != nil {
-		return nil, fmt.Errorf("list MeshNodes: %w", err)
+	source := view.Source{Client: cluster.Mesh, Typed: cluster.Client, Patience: agentPatience}
+	mesh, err := source.Read(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the mesh: %w", err)
 	}
-	p.Nodes = list.Items
+	p.Mesh = mesh
 	return p, nil
 }
 
@@ -79,8 +83,10 @@ func addressesOf(pods []corev1.Pod, name string) []netip.Addr {
 }
 
 func (p *proof) print(out io.Writer, root string, took time.Duration) {
-	fmt.Fprintln(out, "\nNODES")
-	p.printNodes(out)
+	fmt.Fprintln(out, "\nTHE MESH, as `weft status` tells it")
+	if err := overview.Write(out, p.Mesh); err != nil {
+		fmt.Fprintln(out, err)
+	}
 	fmt.Fprintln(out, "\nREQUESTS ACROSS NODES (source address as the far side saw it)")
 	p.printSamples(out)
 	fmt.Fprintln(out, "\nEVERYONE TO EVERYONE, IPv4 and IPv6")
@@ -114,17 +120,6 @@ Try next:
 Stop it:
   make demo-down
 `
-
-func (p *proof) printNodes(out io.Writer) {
-	table := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	defer table.Flush()
-	fmt.Fprintln(table, "  NODE\tBACKEND\tPOD CIDRS\tMESH ADDRESSES\tENDPOINTS\tPEERS")
-	for _, node := range p.Nodes {
-		fmt.Fprintf(table, "  %s\t%s\t%s\t%s\t%s\t%d/%d\n", node.Name, node.Status.Backend,
-			strings.Join(node.Spec.PodCIDRs, " "), strings.Join(node.Spec.MeshIPs, " "), strings.Join(node.Status.Endpoints, " "),
-			node.Status.Peers.Connected, node.Status.Peers.Expected)
-	}
-}
 
 // printSamples shows one request of each family between two nodes.
 func (p *proof) printSamples(out io.Writer) {

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/weftnet/weftnet/test/harness"
 )
@@ -141,7 +142,7 @@ func TestHostPortIsReachedFromOutsideInBothFamilies(t *testing.T) {
 	spec.NodeName = "tb-node2"
 	spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8080, HostPort: 9090}}
 	spec.Containers[0].ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
-		Exec: &corev1.ExecAction{Command: []string{"/agnhost", "connect", "127.0.0.1:8080", "--timeout=2s"}},
+		HTTPGet: &corev1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(8080)},
 	}}
 	pod := startPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "hostport"}, Spec: spec})
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}

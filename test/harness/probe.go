@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 const (
@@ -89,14 +90,20 @@ func probeSet(name string, port int, hostNetwork bool) *appsv1.DaemonSet {
 						Image:           AgnhostImage,
 						ImagePullPolicy: corev1.PullIfNotPresent,
 						Args:            []string{"netexec", "--http-port=" + strconv.Itoa(port), "--udp-port=" + strconv.Itoa(port+1)},
-						ReadinessProbe: &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
-							Exec: &corev1.ExecAction{Command: []string{"/agnhost", "connect", "127.0.0.1:" + strconv.Itoa(port), "--timeout=2s"}},
-						}},
+						ReadinessProbe: httpReadiness(port),
 					}},
 				},
 			},
 		},
 	}
+}
+
+// httpReadiness lets the kubelet ask; starting a program in the Pod for it, again and again, costs
+// more processor time than all else in the cluster.
+func httpReadiness(port int) *corev1.Probe {
+	return &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
+		HTTPGet: &corev1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(int32(port))},
+	}}
 }
 
 // Hop is one request over the network and what came of it.

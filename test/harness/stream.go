@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -88,4 +90,44 @@ func parseStream(report []byte, udp bool) (StreamResult, error) {
 		return StreamResult{Packets: r.End.Sum.Packets, Lost: r.End.Sum.Lost, BitsPerSecond: r.End.Sum.BitsPerSecond}, nil
 	}
 	return StreamResult{BitsPerSecond: r.End.Received.BitsPerSecond, Retransmits: r.End.Sent.Retransmits}, nil
+}
+
+// Overruns counts the datagrams that reached a Pod and were dropped there because the program that
+// should have read them was not given a processor in time: arrived, as far as the network goes.
+func (c *Cluster) Overruns(ctx context.Context, pod *corev1.Pod) (v4, v6 int, err error) {
+	out, err := c.Exec(ctx, pod, "cat", "/proc/net/snmp", "/proc/net/snmp6")
+	if err != nil {
+		return 0, 0, fmt.Errorf("read the counters of Pod %s: %w", pod.Name, err)
+	}
+	return parseOverruns(out)
+}
+
+// parseOverruns reads RcvbufErrors of UDP: in snmp a line of names and a line of values, in snmp6 a
+// name and a value in each line.
+func parseOverruns(counters string) (v4, v6 int, err error) {
+	var names []string
+	found := 0
+	for _, line := range strings.Split(counters, "\n") {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) == 0:
+		case fields[0] == "Udp:" && names == nil:
+			names = fields
+		case fields[0] == "Udp:":
+			if i := slices.Index(names, "RcvbufErrors"); i > 0 && i < len(fields) {
+				v4, err = strconv.Atoi(fields[i])
+				found++
+			}
+		case fields[0] == "Udp6RcvbufErrors" && len(fields) == 2:
+			v6, err = strconv.Atoi(fields[1])
+			found++
+		}
+		if err != nil {
+			return 0, 0, fmt.Errorf("read the counters of UDP: %w", err)
+		}
+	}
+	if found != 2 {
+		return 0, 0, fmt.Errorf("read the counters of UDP: RcvbufErrors of %d families found, want 2", found)
+	}
+	return v4, v6, nil
 }
