@@ -113,6 +113,12 @@ func TestHostPort(t *testing.T) {
 			t.Errorf("from the node to %s: %v", address, err)
 		}
 	}
+	if _, err := ask(t, n.ns, "127.0.0.1:8080"); err != nil {
+		t.Errorf("from the node to its loopback: %v", err)
+	}
+	if _, err := ask(t, client, "127.0.0.1:8080"); err == nil {
+		t.Error("a pod reaches the node's loopback")
+	}
 	if _, err := ask(t, far, "[2001:db8::1]:8081"); err == nil {
 		t.Error("a port of an IPv4 address answers on IPv6")
 	}

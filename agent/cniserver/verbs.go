@@ -78,6 +78,7 @@ func (s *Server) add(ctx context.Context, r request) ([]byte, error) {
 func (s *Server) spec(a state.Attachment, netns int) pod.Spec {
 	return pod.Spec{
 		HostLink: a.HostLink, IfName: a.IfName, Netns: netns, Addresses: a.Addresses, MTU: s.book.mtu(), Bandwidth: a.Bandwidth,
+		FromLoopback: len(a.HostPorts) > 0,
 	}
 }
 

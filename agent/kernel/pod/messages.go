@@ -69,13 +69,15 @@ const (
 	devconfAcceptRedirects = 4
 	devconfSendRedirects   = 6
 	devconfRPFilter        = 8
+	devconfRouteLocalnet   = 26
 )
 
 // markHostEnd sets the host end up and gives it its alias and settings: forwarding, loose reverse
-// path (a reply may come in elsewhere than the route to its source says), no redirects, and no IPv6
+// path (a reply may come in elsewhere than the route to its source says), no redirects, a way for the
+// node's loopback addresses where wanted (from a Pod, the fail-closed table drops them), and no IPv6
 // address of its own. The kernel does not get to make one first: it waits for the carrier, and the
 // Pod's end is still down.
-func markHostEnd(name string, ipv6 bool) message {
+func markHostEnd(s Spec, ipv6 bool) message {
 	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	info.Flags, info.Change = unix.IFF_UP, unix.IFF_UP
 	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
@@ -86,11 +88,14 @@ func markHostEnd(name string, ipv6 bool) message {
 	}{{devconfForwarding, 1}, {devconfAcceptRedirects, 0}, {devconfSendRedirects, 0}, {devconfRPFilter, 2}} {
 		conf.AddRtAttr(c.number, nl.Uint32Attr(c.value))
 	}
+	if s.FromLoopback {
+		conf.AddRtAttr(devconfRouteLocalnet, nl.Uint32Attr(1))
+	}
 	if ipv6 {
 		spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(nl.IN6_ADDR_GEN_MODE_NONE))
 	}
-	return newMessage("set up the host end "+name, unix.RTM_SETLINK, 0, info,
-		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)),
+	return newMessage("set up the host end "+s.HostLink, unix.RTM_SETLINK, 0, info,
+		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(s.HostLink)),
 		nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(state.LinkAlias)), spec)
 }
 

@@ -34,6 +34,8 @@ type Spec struct {
 	// MTU of both ends, in bytes.
 	MTU       int
 	Bandwidth state.Bandwidth
+	// FromLoopback lets the node reach the Pod from 127.0.0.1, as host ports need. IPv6 has no such way.
+	FromLoopback bool
 }
 
 // Validate tells everything that is wrong with the wiring.
@@ -199,7 +201,7 @@ func openSocketIn(netns int) (s *socket, err error) {
 // create makes the veth pair, in place of a leftover if there is one.
 func (k *Kernel) create(s Spec, host, inside *socket) error {
 	hostMAC, podMAC := MACs(s.HostLink)
-	messages := []message{createVeth(s, hostMAC, podMAC), markHostEnd(s.HostLink, k.ipv6)}
+	messages := []message{createVeth(s, hostMAC, podMAC), markHostEnd(s, k.ipv6)}
 	err := host.do(messages)
 	if !errors.Is(err, unix.EEXIST) {
 		return err
