@@ -148,7 +148,7 @@ func TestTornAtEveryByte(t *testing.T) {
 		t.Fatal(err)
 	}
 	for cut := before; cut < after-1; cut++ {
-		torn := slices.Clone(data)
+		torn := slices.Clone(data[:after+100])
 		clear(torn[cut:])
 		p := parse(torn)
 		if p.damage != "" || p.torn != (cut > before+1) || !slices.Equal(names(p.state), []string{"container-1"}) {
@@ -168,6 +168,7 @@ func TestDamageAtEveryByte(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	data = data[:l.offset+100] // the rest is zeros, too
 	for _, spoil := range []byte{0, 'x', '\n'} {
 		for at := range last {
 			bad := slices.Clone(data)

@@ -233,7 +233,7 @@ func (k *Kernel) wire(s Spec, host, inside *socket) error {
 		return err
 	}
 	hostMAC, podMAC := MACs(s.HostLink)
-	if err := wireInside(s, inside, podIndex, hostMAC, podMAC); err != nil {
+	if err := k.wireInside(s, inside, podIndex, hostMAC, podMAC); err != nil {
 		return fmt.Errorf("wire the pod's side: %w", err)
 	}
 	if err := host.do(wayToPod(s, hostIndex, podMAC)); err != nil {
@@ -287,14 +287,15 @@ func wayToPod(s Spec, index int, podMAC net.HardwareAddr) []message {
 	return append(out, syncCarrier(index))
 }
 
-func wireInside(s Spec, inside *socket, index int, hostMAC, podMAC net.HardwareAddr) error {
+func (k *Kernel) wireInside(s Spec, inside *socket, index int, hostMAC, podMAC net.HardwareAddr) error {
 	err := inside.do(podSide(s, index, hostMAC, podMAC))
 	if !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EAFNOSUPPORT) {
 		return err
 	}
-	// The namespace was made with IPv6 off. The Pod has an IPv6 address, so it is wanted on.
+	// The namespace was made with IPv6 off. The Pod has an IPv6 address, so it is wanted on. (The
+	// settings in /proc/sys/net are those of the reader's namespace, wherever it is mounted.)
 	on := inNamespace(s.Netns, func() error {
-		return os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", s.IfName, "disable_ipv6"), []byte("0"), 0)
+		return os.WriteFile(filepath.Join(k.procSysNet, "ipv6/conf", s.IfName, "disable_ipv6"), []byte("0"), 0)
 	})
 	if on != nil {
 		return errors.Join(err, fmt.Errorf("enable IPv6 in the pod: %w", on))
