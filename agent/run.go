@@ -21,6 +21,7 @@ import (
 	"github.com/weftnet/weftnet/agent/desired/filter"
 	"github.com/weftnet/weftnet/agent/desired/mesh"
 	desiredpod "github.com/weftnet/weftnet/agent/desired/pod"
+	"github.com/weftnet/weftnet/agent/kernel/conntrack"
 	"github.com/weftnet/weftnet/agent/kernel/pod"
 	"github.com/weftnet/weftnet/agent/keystore"
 	"github.com/weftnet/weftnet/agent/reconcile"
@@ -137,9 +138,13 @@ func (a *agent) buildCNI() error {
 	if err != nil {
 		return err
 	}
+	flows, err := conntrack.New()
+	if err != nil {
+		return err
+	}
 	a.cni, err = cniserver.New(cniserver.Config{
 		NodeName: a.o.node, Socket: filepath.Join(a.o.runDir, "cni.sock"), StateDir: filepath.Join(a.o.stateDir, "ipam"),
-		Pods: wiring, Rules: rules{a.loop}, Ready: a.loop.Ready, Logger: a.log,
+		Pods: wiring, Rules: rules{a.loop}, Flows: flows, Ready: a.loop.Ready, Logger: a.log,
 	})
 	return err
 }
@@ -201,7 +206,14 @@ type rules struct{ loop *reconcile.Loop }
 
 func (r rules) Add(ctx context.Context, at state.Attachment) error { return r.sync(ctx, at) }
 
-func (r rules) Remove(ctx context.Context, at state.Attachment) error { return r.sync(ctx, at) }
+// Remove does not wait for a loop that has not had its first pass: while the agent starts, the CNI
+// server ends what has lost its Pod, and the first pass leaves it out.
+func (r rules) Remove(ctx context.Context, at state.Attachment) error {
+	if _, begun := r.loop.Report(); !begun {
+		return nil
+	}
+	return r.sync(ctx, at)
+}
 
 func (r rules) sync(ctx context.Context, at state.Attachment) error {
 	if len(at.HostPorts) == 0 {
