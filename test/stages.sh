@@ -26,6 +26,10 @@ for stage in "${stages[@]}"; do
   fi
 done
 
+# The suites share one cluster, and none of them ends it.
+printf '\n==== cluster-down\n'
+make --no-print-directory cluster-down ARGS= || failed=1
+
 printf '\n==== summary (minutes:seconds)\n'
 printf '%s\n' "${summary[@]}"
 printf '%-20s %-7s %3d:%02d\n' total "$([[ $failed == 0 ]] && echo ok || echo FAILED)" $(((SECONDS - begin) / 60)) $(((SECONDS - begin) % 60))

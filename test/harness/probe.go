@@ -90,7 +90,7 @@ func probeSet(name string, port int, hostNetwork bool) *appsv1.DaemonSet {
 						Image:           AgnhostImage,
 						ImagePullPolicy: corev1.PullIfNotPresent,
 						Args:            []string{"netexec", "--http-port=" + strconv.Itoa(port), "--udp-port=" + strconv.Itoa(port+1)},
-						ReadinessProbe: httpReadiness(port),
+						ReadinessProbe:  httpReadiness(port),
 					}},
 				},
 			},
