@@ -163,14 +163,24 @@ func (l *Loop) turn(ctx context.Context, kinds Kind) error {
 	}
 	l.cfg.Recorder.Pass(time.Since(started))
 	if kinds != KindPoll {
-		l.served(upTo, err)
+		l.served(upTo, l.podsError(err))
 	}
 	l.turned.Store(time.Now().UnixNano())
 	return err
 }
 
+// podsError is what those who wait for their Pods' part have to know of a pass that failed. The rest
+// is tried again, and a Pod shall not wait for a peer.
+func (l *Loop) podsError(err error) error {
+	if l.stages.podsDone {
+		return nil
+	}
+	return err
+}
+
 // pass looks at what may have changed, plans, and writes the difference.
 func (l *Loop) pass(ctx context.Context, kinds Kind, now time.Time) error {
+	l.stages.podsDone = false
 	if kinds&KindBroken != 0 {
 		kinds |= KindAll
 		if err := l.cfg.Watch(l.root, l.wake); err != nil {

@@ -184,6 +184,27 @@ func TestSyncCoversWhatPodsSaid(t *testing.T) {
 	}
 }
 
+// A Pod with a host port must be able to go while the mesh is broken.
+func TestSyncDoesNotWaitForTheMesh(t *testing.T) {
+	pods := &fakePods{changed: make(chan struct{}, 1)}
+	b := withDevice(t, func(c *Config) { c.Pods = pods })
+	b.source.set(cluster(1, 1, 2))
+	b.until("readiness", b.ready)
+	b.journal.failing("route", errors.New("no such device"))
+	b.routes.Remove([]state.Route{{Dst: netip.MustParsePrefix("10.244.2.0/24"), Dev: "weft0"}}, nil)
+	b.wake(KindRoutes)
+	b.until("the failure", func() bool { return b.loop.Ready() != nil })
+	pods.add(0)
+	if err := b.loop.Sync(t.Context()); err != nil {
+		t.Errorf("a failure of the routes is told to Pods: %v", err)
+	}
+	b.journal.failing("nft", errors.New("refused"))
+	pods.add(1)
+	if err := b.loop.Sync(t.Context()); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("host ports are not in force, and Sync says %v", err)
+	}
+}
+
 // A Pod's route is kept when it is there, put back when it is taken away, and not written before
 // the Pod's link exists.
 func TestRoutesOfPods(t *testing.T) {

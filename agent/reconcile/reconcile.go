@@ -245,8 +245,8 @@ type syncRequest struct {
 	done   chan error
 }
 
-// Sync waits for a pass that begins after the call and returns its error: what Pods.Desired said
-// at the time of the call is then in force.
+// Sync waits for a pass that begins after the call. Without an error, what Pods.Desired said at the
+// time of the call is then in force, whatever else failed.
 func (l *Loop) Sync(ctx context.Context) error {
 	l.mu.Lock()
 	l.asked++

@@ -91,6 +91,8 @@ type stages struct {
 	// waiting are the devices that the wireguard process has not made yet.
 	waiting      []string
 	peersChanged bool
+	// podsDone says that what Pods said in this pass is in force.
+	podsDone bool
 }
 
 func newStages(l *Loop) stages {
@@ -151,13 +153,16 @@ func (l *Loop) pods() PodState {
 // that would be made of nothing.
 func (s *stages) failClosed(ctx context.Context, l *Loop, kinds Kind) error {
 	if l.plan.Partial && len(l.plan.Pools) == 0 {
+		s.podsDone = true
 		return nil
 	}
 	nodeIPs := slices.Clone(l.plan.Own.NodeIPs)
 	nodeIPs = slices.Concat(nodeIPs, l.planned.facts.UplinkAddrs, l.plan.PeerIPs)
-	return s.table.run(ctx, l, kinds, filter.Table(filter.Input{
+	err := s.table.run(ctx, l, kinds, filter.Table(filter.Input{
 		ClusterCIDRs: l.plan.ClusterCIDRs, NodeIPs: nodeIPs, NoMasquerade: l.plan.NoMasquerade, HostPorts: l.pods().HostPorts,
 	}))
+	s.podsDone = err == nil
+	return err
 }
 
 func (s *stages) devices(ctx context.Context, l *Loop, kinds Kind) error {
