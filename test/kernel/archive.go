@@ -13,7 +13,7 @@ type archive struct {
 	out   io.Writer
 	err   error
 	inode int
-	dirs  map[string]bool
+	dirs  map[string]bool // directories, and libraries by absolute path
 }
 
 // Types of files, from inode(7).

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
@@ -52,6 +53,11 @@ func fill(ctx context.Context, work string, w *archive, k kernel) error {
 		}
 		w.file(target, file, 0o755)
 	}
+	for _, name := range tools {
+		if err := addTool(ctx, w, name); err != nil {
+			return err
+		}
+	}
 	order, err := loadOrder(k.modules, modules)
 	if err != nil {
 		return err
@@ -69,6 +75,26 @@ func fill(ctx context.Context, work string, w *archive, k kernel) error {
 		}
 	}
 	return w.err
+}
+
+// addTool takes a program of this machine along, with the libraries that it loads.
+func addTool(ctx context.Context, w *archive, name string) error {
+	file, err := exec.LookPath(name)
+	if err != nil {
+		return fmt.Errorf("%s is missing (on Debian: apt-get install iproute2 nftables): %w", name, err)
+	}
+	w.file(path.Join("bin", name), file, 0o755)
+	out, err := command(ctx, "", "ldd", file)
+	if err != nil {
+		return err
+	}
+	for word := range strings.FieldsSeq(out) { // "libc.so.6 => /lib/x/libc.so.6 (0x0)" and "/lib64/ld-linux.so (0x0)"
+		if strings.HasPrefix(word, "/") && !w.dirs[word] {
+			w.dirs[word] = true
+			w.file(strings.TrimPrefix(word, "/"), word, 0o755)
+		}
+	}
+	return nil
 }
 
 func addSuite(ctx context.Context, work string, w *archive, s suite) error {

@@ -9,7 +9,7 @@ import (
 
 // TestKernelWireGuard is the program as a test, for `make test-kernel`.
 func TestKernelWireGuard(t *testing.T) {
-	if err := run(t.Context(), 10*time.Minute, testing.Verbose()); err != nil {
+	if err := run(t.Context(), 15*time.Minute, testing.Verbose()); err != nil {
 		t.Fatal(err)
 	}
 }

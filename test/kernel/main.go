@@ -27,9 +27,14 @@ var suites = []suite{
 	{pkg: "agent/kernel/wg/contract"},
 	{pkg: "agent/kernel/link"},
 	{pkg: "agent/kernel/link/contract"},
-	{pkg: "wireguard/userspace", run: "Traffic|Stop|Roaming|Drift|Deleted|Request"}, // the others measure time
-	{pkg: "agent/kernel/nft", run: "Contract"},                                      // the others run the nft program
+	{pkg: "wireguard/userspace", run: "TrafficIn|TrafficWith|Stop|Roaming|Drift|Deleted|Request"}, // the others measure time
+	{pkg: "agent/kernel/route"},
+	{pkg: "agent/kernel/sysctl"},
+	{pkg: "agent/kernel/nft", run: "Contract|Drift|Changed|Foreign|Subscribe|Counters"},
 }
+
+// tools are programs of this machine that tests run to look from outside.
+var tools = []string{"ip", "nft"}
 
 // modules are loaded before the tests, after what they depend on.
 var modules = []string{
@@ -38,7 +43,7 @@ var modules = []string{
 }
 
 func main() {
-	timeout := flag.Duration("timeout", 10*time.Minute, "how long the machine may take")
+	timeout := flag.Duration("timeout", 15*time.Minute, "how long the machine may take")
 	verbose := flag.Bool("v", false, "show everything that the machine prints")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

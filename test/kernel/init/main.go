@@ -92,7 +92,7 @@ func runTests(path string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(path, "-test.v", "-test.timeout=5m", "-test.run="+string(pattern))
+	cmd := exec.Command(path, "-test.v", "-test.timeout=10m", "-test.run="+string(pattern))
 	cmd.Dir = filepath.Dir(path)
 	cmd.Env = []string{
 		"PATH=/bin", "TMPDIR=/tmp", "HOME=/tmp",
