@@ -1,0 +1,55 @@
+//go:build linux
+
+package lab
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Usage is what a process has taken until now.
+type Usage struct {
+	// CPU time, of user and system together.
+	CPU time.Duration
+	// RSS is the resident memory, Private the part of it that is not of files (RssAnon), in MiB.
+	RSS, Private float64
+}
+
+// UsageOf reads /proc.
+func UsageOf(pid int) (Usage, error) {
+	var u Usage
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return u, fmt.Errorf("read the CPU time: %w", err)
+	}
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	const userTime, systemTime = 11, 12 // proc_pid_stat(5), 14 and 15, less the three before
+	for _, i := range []int{userTime, systemTime} {
+		ticks, err := strconv.Atoi(string(fields[i]))
+		if err != nil {
+			return u, fmt.Errorf("read the CPU time: %w", err)
+		}
+		u.CPU += time.Duration(ticks) * 10 * time.Millisecond // USER_HZ is 100 wherever Go runs on Linux
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return u, fmt.Errorf("read the memory: %w", err)
+	}
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(line, ":")
+		into := map[string]*float64{"VmRSS": &u.RSS, "RssAnon": &u.Private}[name]
+		if into == nil {
+			continue
+		}
+		kib, err := strconv.ParseFloat(strings.Fields(value)[0], 64)
+		if err != nil {
+			return u, fmt.Errorf("read the memory: %w", err)
+		}
+		*into = kib / 1024
+	}
+	return u, nil
+}

@@ -1,0 +1,213 @@
+//go:build linux && bench
+
+package samenode
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+
+	"github.com/weftnet/weftnet/agent/state"
+	"github.com/weftnet/weftnet/crds/v1alpha1"
+	"github.com/weftnet/weftnet/test/bench/lab"
+	"github.com/weftnet/weftnet/test/harness"
+	"github.com/weftnet/weftnet/test/nstest"
+)
+
+// mtu of the Pods on both sides: that of the mesh over an underlay of 1500.
+const mtu = 1440
+
+// side is a node with two Pods.
+type side struct {
+	name     string
+	node     *nstest.Namespace
+	from, to *nstest.Namespace
+	// address of the Pod to send to, by family.
+	address map[string]netip.Addr
+}
+
+// proxyTable stands for kube-proxy on both nodes: chains at its hooks, a rule that asks connection
+// tracking about every forwarded packet, and NAT that finds nothing to do.
+const proxyTable = `
+table inet proxy {
+	map services {
+		typeof ip daddr . meta l4proto . th dport : verdict
+		elements = { 10.96.0.1 . tcp . 443 : drop, 10.96.0.10 . udp . 53 : drop }
+	}
+	chain filter-forward {
+		type filter hook forward priority -110; policy accept;
+		ct state new counter
+	}
+	chain nat-prerouting {
+		type nat hook prerouting priority dstnat; policy accept;
+		ip daddr . meta l4proto . th dport vmap @services
+	}
+	chain nat-postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+		meta mark & 0x4000 == 0 return
+		masquerade fully-random
+	}
+}
+`
+
+// weftnet is a node as the product makes it: the agent has put mesh, routes, rules and the fail-closed
+// table in force and wired the Pods, and is gone when the measurement begins.
+func weftnet(t *testing.T, l *lab.Lab) *side {
+	t.Helper()
+	ctx := t.Context()
+	if err := l.Allocate(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	for number := 1; number <= 2; number++ {
+		simulate(t, l, number)
+	}
+	node := l.NewNode(t, 0)
+	node.Start(t)
+	l.WaitMesh(t, 0, 2, 0, time.Minute)
+	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"weftnet","plugins":[{"type":"weftnet","socket":%q}]}`, filepath.Join(node.Run, "weftnet/cni.sock"))
+	s := &side{name: "weftnet", node: node.NS}
+	s.wire(t, l.Bin, conf)
+	node.Stop(t)
+	return s
+}
+
+// simulate makes another node of the cluster that has published a key, so that the node measured has
+// the routes and rules of a cluster.
+func simulate(t *testing.T, l *lab.Lab, number int) {
+	t.Helper()
+	m, err := l.CreateMeshNode(t.Context(), number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Status = v1alpha1.MeshNodeStatus{
+		PublicKey: state.NewPrivateKey([state.KeySize]byte{8, byte(number)}).Public().String(), KeyEpoch: 1,
+		Endpoints: []string{lab.Addresses(number)[0].String()}, ListenPort: 51820,
+	}
+	if err := l.Client.Status().Update(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reference is a node with ptp and host-local, without masquerade: the least that it can do.
+func reference(t *testing.T, l *lab.Lab) *side {
+	t.Helper()
+	s := &side{name: "reference", node: nstest.New(t)}
+	l.Plug(t, s.node, "reference", 9)
+	s.node.Do(t, func() {
+		for _, path := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+			if err := os.WriteFile("/proc/sys/net/"+path, []byte("1"), 0); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"reference","plugins":[{"type":"ptp","mtu":%d,"ipam":{"type":"host-local","dataDir":%q,
+		"ranges":[[{"subnet":"10.64.9.0/24"}],[{"subnet":"fd00:10:244:9::/64"}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}]}`, mtu, t.TempDir())
+	s.wire(t, filepath.Join(l.Root, ".testbed", "bin"), conf)
+	return s
+}
+
+// wire adds two Pods and lets the second serve.
+func (s *side) wire(t *testing.T, plugins, conf string) {
+	t.Helper()
+	load := exec.Command("nft", "-f", "-")
+	load.Stdin = strings.NewReader(proxyTable)
+	if out, err := s.output(t, s.node, load); err != nil {
+		t.Fatalf("load the table that stands for kube-proxy: %v\n%s", err, out)
+	}
+	list, err := libcni.ConfListFromBytes([]byte(conf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cni := libcni.NewCNIConfigWithCacheDir([]string{plugins}, t.TempDir(), nil)
+	s.from, s.to = nstest.New(t), nstest.New(t)
+	s.add(t, cni, list, "from", s.from)
+	s.address = s.add(t, cni, list, "to", s.to)
+	s.serve(t)
+}
+
+func (s *side) add(t *testing.T, cni *libcni.CNIConfig, list *libcni.NetworkConfigList, name string, pod *nstest.Namespace) map[string]netip.Addr {
+	t.Helper()
+	runtime := &libcni.RuntimeConf{ContainerID: name, IfName: "eth0", NetNS: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), pod.Fd())}
+	var text []byte
+	var err error
+	s.node.Do(t, func() {
+		result, aerr := cni.AddNetworkList(t.Context(), list, runtime)
+		if err = aerr; err == nil {
+			text, err = json.Marshal(result)
+		}
+	})
+	var got struct {
+		IPs []struct{ Address netip.Prefix } `json:"ips"`
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &got)
+	}
+	if err != nil {
+		t.Fatalf("%s: wire a Pod: %v", s.name, err)
+	}
+	addresses := map[string]netip.Addr{}
+	for _, ip := range got.IPs {
+		addresses[map[bool]string{true: "IPv4", false: "IPv6"}[ip.Address.Addr().Is4()]] = ip.Address.Addr()
+	}
+	if len(addresses) != 2 {
+		t.Fatalf("%s: the Pod has no address of each family: %s", s.name, text)
+	}
+	return addresses
+}
+
+func (s *side) serve(t *testing.T) {
+	t.Helper()
+	server := exec.Command("iperf3", "-s")
+	var err error
+	s.to.Do(t, func() { err = server.Start() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Kill()
+		_ = server.Wait() // it was killed, which is an error to Wait
+	})
+	for family, address := range s.address {
+		err := harness.Eventually(t.Context(), 15*time.Second, s.name+": Pod answers over "+family, func(ctx context.Context) error {
+			_, err := iperf(ctx, s, address, "-n", "1K")
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// output runs a command in a namespace.
+func (s *side) output(t *testing.T, ns *nstest.Namespace, cmd *exec.Cmd) (string, error) {
+	t.Helper()
+	var out []byte
+	var err error
+	ns.Do(t, func() { out, err = cmd.CombinedOutput() })
+	return string(out), err
+}
+
+// assertTracked fails when the node has tracked none of the connections.
+func (s *side) assertTracked(t *testing.T) {
+	t.Helper()
+	out, err := s.output(t, s.node, exec.Command("cat", "/proc/sys/net/netfilter/nf_conntrack_count"))
+	if count := strings.TrimSpace(out); err != nil || count == "0" {
+		t.Errorf("%s: %s connections tracked, %v: this does not measure a node with kube-proxy", s.name, count, err)
+	}
+}
+
+func (s *side) assertTable(t *testing.T, family, name string) {
+	t.Helper()
+	if out, err := s.output(t, s.node, exec.Command("nft", "list", "table", family, name)); err != nil {
+		t.Errorf("%s: the table is not in force: %v\n%s", s.name, err, out)
+	}
+}
