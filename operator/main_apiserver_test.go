@@ -150,37 +150,7 @@ func TestReplicas(t *testing.T) {
 	eventually(t, func() error { _, err := blocks("a"); return err })
 
 	leader := ""
-	eventually(t, func() error {
-		leader = ""
-		for name, r := range replicas {
-			page, err := get(r.metrics, "/metrics")
-			if err != nil {
-				return err
-			}
-			if strings.Contains(page, `leader_election_master_status{name="weftnet-operator"} 1`) {
-				if leader != "" {
-					return errors.New("both lead")
-				}
-				leader = name
-				for _, sample := range []string{
-					`weftnet_operator_pool_blocks{cidr="10.244.0.0/16",pool="default",state="allocated"} 1`,
-					`weftnet_operator_pool_blocks{cidr="10.244.0.0/16",pool="default",state="free"} 255`,
-					`weftnet_operator_nodes{allocated="true"} 1`,
-					`weftnet_operator_problems{kind="Node",reason="NoMeshConfig"} 1`,
-					`weftnet_operator_plan_duration_seconds_count`,
-				} {
-					if !strings.Contains(page, sample) {
-						return fmt.Errorf("no %s in the metrics of the leader", sample)
-					}
-				}
-			}
-		}
-		if leader == "" {
-			return errors.New("nobody leads")
-		}
-		return nil
-	})
-
+	eventually(t, func() (err error) { leader, err = whoLeads(replicas); return err })
 	replicas[leader].kill()
 	create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "b"}})
 	eventually(t, func() error { _, err := blocks("b"); return err })
@@ -194,4 +164,37 @@ func TestReplicas(t *testing.T) {
 	if err := admin.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: controllers.Name}, &lease); err != nil {
 		t.Errorf("the lease: %v", err)
 	}
+}
+
+// whoLeads finds the one replica that leads, and expects its metrics to tell of the cluster.
+func whoLeads(replicas map[string]*replica) (string, error) {
+	leader := ""
+	for name, r := range replicas {
+		page, err := get(r.metrics, "/metrics")
+		if err != nil {
+			return "", err
+		}
+		if !strings.Contains(page, `leader_election_master_status{name="weftnet-operator"} 1`) {
+			continue
+		}
+		if leader != "" {
+			return "", errors.New("both lead")
+		}
+		leader = name
+		for _, sample := range []string{
+			`weftnet_operator_pool_blocks{cidr="10.244.0.0/16",pool="default",state="allocated"} 1`,
+			`weftnet_operator_pool_blocks{cidr="10.244.0.0/16",pool="default",state="free"} 255`,
+			`weftnet_operator_nodes{allocated="true"} 1`,
+			`weftnet_operator_problems{kind="Node",reason="NoMeshConfig"} 1`,
+			`weftnet_operator_plan_duration_seconds_count`,
+		} {
+			if !strings.Contains(page, sample) {
+				return "", fmt.Errorf("no %s in the metrics of the leader", sample)
+			}
+		}
+	}
+	if leader == "" {
+		return "", errors.New("nobody leads")
+	}
+	return leader, nil
 }
