@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/weftnet/weftnet/agent/kernel/link"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
@@ -84,12 +85,13 @@ func (k *RealKernel) Watch(ctx context.Context, wake func(Kind)) error {
 		cancel()
 		return err
 	}
-	ended := func() {
+	// Once, though all three end together: a second Watch would meet the subscriptions of the first.
+	ended := sync.OnceFunc(func() {
 		if ctx.Err() == nil {
 			wake(KindBroken)
 		}
 		cancel()
-	}
+	})
 	go relay(links, KindLinks|KindRoutes, wake, ended)
 	go relay(routes, KindRoutes, wake, ended)
 	go relay(table, KindTable, wake, ended)
