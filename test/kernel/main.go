@@ -28,7 +28,7 @@ var suites = []suite{
 	{pkg: "agent/kernel/link"},
 	{pkg: "agent/kernel/link/contract"},
 	{pkg: "wireguard/userspace", run: "TrafficIn|TrafficWith|Stop|Roaming|Drift|Deleted|Request"}, // the others measure time
-	{pkg: "agent/kernel/route"},
+	{pkg: "agent/kernel/route", run: "Contract|Prints|Stray|Subscribe"},
 	{pkg: "agent/kernel/sysctl"},
 	{pkg: "agent/kernel/nft", run: "Contract|Drift|Changed|Foreign|Subscribe|Counters"},
 }

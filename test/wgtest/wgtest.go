@@ -20,6 +20,7 @@ import (
 	"github.com/weftnet/weftnet/agent/kernel/wg"
 	"github.com/weftnet/weftnet/test/nstest"
 	"github.com/weftnet/weftnet/wireguard/request"
+	"github.com/weftnet/weftnet/wireguard/userspace"
 )
 
 var build struct {
@@ -77,6 +78,8 @@ type Process struct {
 	ns  *nstest.Namespace
 	cmd *exec.Cmd
 	out *bytes.Buffer
+
+	requested []string
 }
 
 // Start runs a wireguard process in ns, without requests.
@@ -86,6 +89,9 @@ func Start(tb testing.TB, ns *nstest.Namespace, env ...string) *Process {
 	p.Restart(tb)
 	tb.Cleanup(func() {
 		p.Kill(tb)
+		for _, name := range p.requested { // a process that is killed leaves its sockets
+			_ = os.Remove(filepath.Join(userspace.SocketDir, name+".sock"))
+		}
 		if tb.Failed() {
 			tb.Logf("wireguard process:\n%s", p.out)
 		}
@@ -142,6 +148,7 @@ func (p *Process) Request(tb testing.TB, k *wg.Kernel, name string) {
 	if err := request.Write(p.Dir, request.Request{Name: name, MTU: 1420}); err != nil {
 		tb.Fatal(err)
 	}
+	p.requested = append(p.requested, name)
 	p.Await(tb, k, name)
 }
 

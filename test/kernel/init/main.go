@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,7 +25,7 @@ func main() {
 	}
 	fmt.Println(verdict.Prefix + words)
 	unix.Sync()
-	time.Sleep(100 * time.Millisecond) // the serial console prints after write has returned
+	_ = unix.IoctlSetInt(1, unix.TCSBRK, 1) // wait until the serial console has printed it
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
