@@ -277,7 +277,7 @@ func TestAppendAfterClose(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if k := l.Add(attachment(1)); k.Written() != ErrClosed || k.Durable() != ErrClosed {
+	if k := l.Add(attachment(1)); !errors.Is(k.Written(), ErrClosed) || !errors.Is(k.Durable(), ErrClosed) {
 		t.Errorf("got %v", k.Durable())
 	}
 }

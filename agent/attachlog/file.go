@@ -101,7 +101,7 @@ func lockFile(path string, wait time.Duration) (*os.File, error) {
 		if !errors.Is(err, syscall.EWOULDBLOCK) || wait <= 0 {
 			break
 		}
-		time.Sleep(pause)
+		<-time.After(pause)
 	}
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		err = ErrLocked

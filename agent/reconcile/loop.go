@@ -4,6 +4,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -29,8 +30,8 @@ const (
 	// probeEvery is how often peers without a fresh handshake are probed.
 	probeEvery = 5 * time.Second
 
-	backoffMin = 50 * time.Millisecond
-	backoffMax = 2 * time.Second
+	shortestPause = 50 * time.Millisecond
+	longestPause  = 2 * time.Second
 	// passTimeout bounds what a wireguard process that hangs can do to a pass.
 	passTimeout = 10 * time.Second
 )
@@ -128,8 +129,8 @@ func (r *retrier) hasten() bool {
 	if r.timer == nil {
 		return false
 	}
-	if time.Until(r.at) > backoffMin {
-		r.start(backoffMin)
+	if time.Until(r.at) > shortestPause {
+		r.start(shortestPause)
 	}
 	return true
 }
@@ -146,7 +147,7 @@ func (r *retrier) after(err error) {
 		r.pause = 0
 		r.clear()
 	case r.timer == nil:
-		r.pause = min(max(2*r.pause, backoffMin), backoffMax)
+		r.pause = min(max(2*r.pause, shortestPause), longestPause)
 		r.start(r.pause)
 	}
 }
@@ -158,7 +159,7 @@ func (l *Loop) turn(ctx context.Context, kinds Kind) error {
 	ctx, cancel := context.WithTimeout(ctx, passTimeout)
 	defer cancel()
 	err := l.pass(ctx, kinds, started)
-	if ctx.Err() != nil && err != nil && context.Cause(ctx) == context.Canceled {
+	if ctx.Err() != nil && err != nil && errors.Is(context.Cause(ctx), context.Canceled) {
 		return nil // the agent is stopping
 	}
 	l.cfg.Recorder.Pass(time.Since(started))

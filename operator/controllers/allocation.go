@@ -126,7 +126,7 @@ func each(err error, keep func(error) bool) []error {
 	if err == nil {
 		return nil
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the join itself is wanted
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var kept []error
 		for _, e := range joined.Unwrap() {
 			kept = append(kept, each(e, keep)...)

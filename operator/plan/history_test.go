@@ -163,8 +163,6 @@ func (h *history) specEdited(t *rapid.T) {
 func (h *history) halfApplied(t *rapid.T) {
 	in := h.input()
 	out := Compute(in)
-	part := out
-	part.Blocks, part.MeshNodes = nil, nil
 	changes := Diff(in.Blocks, out.Blocks)
 	for _, change := range changes {
 		if rapid.Bool().Draw(t, "write") {

@@ -113,12 +113,12 @@ func (c *Cluster) WaitPods(ctx context.Context, namespace, selector string, want
 
 func podReady(pod *corev1.Pod) error {
 	if pod.DeletionTimestamp != nil {
-		return fmt.Errorf("Pod %s is terminating", pod.Name)
+		return fmt.Errorf("pod %s is terminating", pod.Name)
 	}
 	for _, condition := range pod.Status.Conditions {
 		if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
 			return nil
 		}
 	}
-	return fmt.Errorf("Pod %s on %s is not ready (phase %s)", pod.Name, pod.Spec.NodeName, pod.Status.Phase)
+	return fmt.Errorf("pod %s on %s is not ready (phase %s)", pod.Name, pod.Spec.NodeName, pod.Status.Phase)
 }

@@ -236,11 +236,11 @@ func TestTheDeviceGoesWithItsRequest(t *testing.T) {
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
 			return nil
 		}
-		return fmt.Errorf("the link is still there (%v)", err)
+		return errors.Join(errors.New("the link is still there"), err)
 	})
 	wgtest.Eventually(t, 5*time.Second, func() error {
 		if _, err := os.Stat(saved); !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("the saved configuration is still there (%v)", err)
+			return errors.Join(errors.New("the saved configuration is still there"), err)
 		}
 		return nil
 	})

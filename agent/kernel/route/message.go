@@ -76,10 +76,10 @@ func encodeRoute(r state.Route, link uint32) []byte {
 }
 
 func kernelType(t state.RouteType) byte {
-	switch {
-	case t == state.Unicast:
+	switch t {
+	case state.Unicast:
 		return unix.RTN_UNICAST
-	case t == state.Unreachable:
+	case state.Unreachable:
 		return unix.RTN_UNREACHABLE
 	default:
 		return byte(t) &^ otherType

@@ -62,7 +62,7 @@ func supervise(services []Service, log io.Writer) error {
 
 // await hands the service over when it may start.
 func (s *supervisor) await(service Service, delay time.Duration) {
-	time.Sleep(delay)
+	<-time.After(delay)
 	for _, d := range service.After {
 		d.wait()
 	}
@@ -70,7 +70,7 @@ func (s *supervisor) await(service Service, delay time.Duration) {
 }
 
 func (d Dial) wait() {
-	for end := time.Now().Add(d.Max); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(d.Max); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
 		conn, err := net.DialTimeout(d.Network, d.Address, time.Second)
 		if err == nil {
 			_ = conn.Close()

@@ -54,7 +54,7 @@ func TestIssuedCertificateVerifies(t *testing.T) {
 
 func TestSecondCallKeepsEverything(t *testing.T) {
 	dir := t.TempDir()
-	make := func() map[string]string {
+	issue := func() map[string]string {
 		a := open(t, dir)
 		if err := a.Issue("x", Subject{Name: "x"}); err != nil {
 			t.Fatal(err)
@@ -76,7 +76,7 @@ func TestSecondCallKeepsEverything(t *testing.T) {
 		}
 		return files
 	}
-	first, second := make(), make()
+	first, second := issue(), issue()
 	if len(first) != 6 {
 		t.Fatalf("got %d files, want three pairs", len(first))
 	}

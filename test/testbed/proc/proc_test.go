@@ -2,6 +2,7 @@ package proc
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,7 +73,7 @@ func TestReusedNumberIsAnotherProcess(t *testing.T) {
 		if other.Alive() {
 			t.Errorf("%s: alive", name)
 		}
-		if err := other.Signal(syscall.SIGKILL); err != os.ErrProcessDone {
+		if err := other.Signal(syscall.SIGKILL); !errors.Is(err, os.ErrProcessDone) {
 			t.Errorf("%s: signal gave %v", name, err)
 		}
 	}

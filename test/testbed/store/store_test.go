@@ -29,7 +29,8 @@ func TestKeySeparatesItsParts(t *testing.T) {
 	if Key("ab", "c") == Key("a", "bc") || Key("a") == Key("a", "") {
 		t.Error("different parts, same key")
 	}
-	if Key("a", "b") != Key("a", "b") {
+	parts := []string{"a", "b"}
+	if Key("a", "b") != Key(parts...) {
 		t.Error("same parts, different key")
 	}
 }
