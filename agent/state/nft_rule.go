@@ -42,6 +42,12 @@ const (
 	FieldUDPDport
 	FieldICMPType
 	FieldICMPv6Type
+	// FieldQuotedSaddr and its like are the addresses of the packet that an ICMP error is about, which
+	// it quotes behind its own header of 8 bytes. Match the type of the error first.
+	FieldQuotedSaddr
+	FieldQuotedDaddr
+	FieldQuoted6Saddr
+	FieldQuoted6Daddr
 	FieldCTState
 	FieldCTStatus
 	FieldCTMark
@@ -66,26 +72,31 @@ var fields = map[Field]struct {
 	text string
 	typ  DataType
 }{
-	FieldIIFName:      {"iifname", TypeIfName},
-	FieldOIFName:      {"oifname", TypeIfName},
-	FieldMark:         {"meta mark", TypeMark},
-	FieldNFProto:      {"meta nfproto", TypeNFProto},
-	FieldL4Proto:      {"meta l4proto", TypeProto},
-	FieldPktType:      {"meta pkttype", TypePktType},
-	FieldSKUID:        {"meta skuid", TypeUID},
-	FieldIPSaddr:      {"ip saddr", TypeIPv4},
-	FieldIPDaddr:      {"ip daddr", TypeIPv4},
-	FieldIPProtocol:   {"ip protocol", TypeProto},
-	FieldIP6Saddr:     {"ip6 saddr", TypeIPv6},
-	FieldIP6Daddr:     {"ip6 daddr", TypeIPv6},
-	FieldTHSport:      {"th sport", TypePort},
-	FieldTHDport:      {"th dport", TypePort},
-	FieldTCPSport:     {"tcp sport", TypePort},
-	FieldTCPDport:     {"tcp dport", TypePort},
-	FieldUDPSport:     {"udp sport", TypePort},
-	FieldUDPDport:     {"udp dport", TypePort},
-	FieldICMPType:     {"icmp type", TypeICMP},
-	FieldICMPv6Type:   {"icmpv6 type", TypeICMPv6},
+	FieldIIFName:    {"iifname", TypeIfName},
+	FieldOIFName:    {"oifname", TypeIfName},
+	FieldMark:       {"meta mark", TypeMark},
+	FieldNFProto:    {"meta nfproto", TypeNFProto},
+	FieldL4Proto:    {"meta l4proto", TypeProto},
+	FieldPktType:    {"meta pkttype", TypePktType},
+	FieldSKUID:      {"meta skuid", TypeUID},
+	FieldIPSaddr:    {"ip saddr", TypeIPv4},
+	FieldIPDaddr:    {"ip daddr", TypeIPv4},
+	FieldIPProtocol: {"ip protocol", TypeProto},
+	FieldIP6Saddr:   {"ip6 saddr", TypeIPv6},
+	FieldIP6Daddr:   {"ip6 daddr", TypeIPv6},
+	FieldTHSport:    {"th sport", TypePort},
+	FieldTHDport:    {"th dport", TypePort},
+	FieldTCPSport:   {"tcp sport", TypePort},
+	FieldTCPDport:   {"tcp dport", TypePort},
+	FieldUDPSport:   {"udp sport", TypePort},
+	FieldUDPDport:   {"udp dport", TypePort},
+	FieldICMPType:   {"icmp type", TypeICMP},
+	FieldICMPv6Type: {"icmpv6 type", TypeICMPv6},
+	// As nft prints what it has no name for: base, offset and length in bits.
+	FieldQuotedSaddr:  {"@th,160,32", TypeIPv4},
+	FieldQuotedDaddr:  {"@th,192,32", TypeIPv4},
+	FieldQuoted6Saddr: {"@th,128,128", TypeIPv6},
+	FieldQuoted6Daddr: {"@th,256,128", TypeIPv6},
 	FieldCTState:      {"ct state", TypeCTState},
 	FieldCTStatus:     {"ct status", TypeCTStatus},
 	FieldCTMark:       {"ct mark", TypeMark},

@@ -232,8 +232,9 @@ var valueNames = map[DataType]map[uint64]string{
 	TypeAddrType:  {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast"},
 	TypeCTDir:     {0: "original", 1: "reply"},
 	TypePktType:   {0: "host", 1: "broadcast", 2: "multicast", 3: "other"},
-	TypeICMP:      {0: "echo-reply", 3: "destination-unreachable", 8: "echo-request", 11: "time-exceeded"},
-	TypeICMPv6: {1: "destination-unreachable", 2: "packet-too-big", 128: "echo-request", 129: "echo-reply",
+	TypeICMP: {0: "echo-reply", 3: "destination-unreachable", 5: "redirect", 8: "echo-request", 11: "time-exceeded",
+		12: "parameter-problem"},
+	TypeICMPv6: {1: "destination-unreachable", 2: "packet-too-big", 3: "time-exceeded", 4: "parameter-problem", 128: "echo-request", 129: "echo-reply",
 		133: "nd-router-solicit", 134: "nd-router-advert", 135: "nd-neighbor-solicit", 136: "nd-neighbor-advert", 137: "nd-redirect"},
 }
 

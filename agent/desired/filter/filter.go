@@ -77,6 +77,7 @@ const (
 	chainToPod   = "hairpin"
 	chainMSS     = "mss"
 	chainOut     = "failclosed-out"
+	chainQuoted  = "quoted" // ICMP errors on their way out, by what they quote; per family
 	meshLinks    = "weft*"  // mesh devices, Pod interfaces and their helpers
 	podLinks     = "weftp*" // the host's ends of Pod interfaces
 )
@@ -93,16 +94,27 @@ type family struct {
 	addr         state.DataType
 	saddr, daddr state.Field
 	loopback     netip.Prefix
+
+	// ICMP errors: the field of their type, their types, and the addresses that they quote.
+	icmpType                 state.Field
+	icmpErrors               []uint8
+	quotedSaddr, quotedDaddr state.Field
 }
 
 var families = []family{
 	{
 		version: state.IPv4, suffix: "4", proto: state.NFProtoIPv4, addr: state.TypeIPv4,
 		saddr: state.FieldIPSaddr, daddr: state.FieldIPDaddr, loopback: netip.MustParsePrefix("127.0.0.0/8"),
+		// RFC 792: destination unreachable, redirect, time exceeded, parameter problem.
+		icmpType: state.FieldICMPType, icmpErrors: []uint8{3, 5, 11, 12},
+		quotedSaddr: state.FieldQuotedSaddr, quotedDaddr: state.FieldQuotedDaddr,
 	},
 	{
 		version: state.IPv6, suffix: "6", proto: state.NFProtoIPv6, addr: state.TypeIPv6,
 		saddr: state.FieldIP6Saddr, daddr: state.FieldIP6Daddr, loopback: netip.MustParsePrefix("::1/128"),
+		// RFC 4443: destination unreachable, packet too big, time exceeded, parameter problem.
+		icmpType: state.FieldICMPv6Type, icmpErrors: []uint8{1, 2, 3, 4},
+		quotedSaddr: state.FieldQuoted6Saddr, quotedDaddr: state.FieldQuoted6Daddr,
 	},
 }
 
@@ -139,6 +151,7 @@ func Table(in Input) state.Table {
 		},
 	}
 	for _, f := range families {
+		t.Chains = append(t.Chains, f.quoted())
 		t.Sets = append(t.Sets, f.addressSets(in)...)
 		t.Sets = append(t.Sets, f.hostPortSets(in)...)
 	}
@@ -200,9 +213,28 @@ func failClosedOut() state.Chain {
 			dropCounted(CounterOut, f.from(setCluster)),
 		)
 	}
+	for _, f := range families {
+		for _, kind := range f.icmpErrors {
+			rules = append(rules, rule(state.Cmp{Field: f.icmpType, Value: state.ByteValue(kind)}, state.Goto(f.name(chainQuoted))))
+		}
+	}
 	return state.Chain{
 		Name: chainOut, Type: state.ChainFilter, Hook: state.HookPostrouting, Priority: priorityFailClosedOut, Rules: rules,
 	}
+}
+
+// quoted judges an ICMP error that is about to leave between two nodes' own addresses: it carries the
+// head of the packet that it is about, with the addresses and some bytes of what a Pod was sent. One
+// that says so to an address where Pods are known by their own, as the user asked, may go.
+func (f family) quoted() state.Chain {
+	about := func(address state.Field) state.Statement {
+		return state.InSet{Fields: state.Fields(address), Set: f.name(setCluster)}
+	}
+	return state.Chain{Name: f.name(chainQuoted), Rules: []state.ChainRule{
+		rule(f.to(setPlain), f.notTo(setNodes), state.Accept),
+		dropCounted(CounterOut, about(f.quotedSaddr)),
+		dropCounted(CounterOut, about(f.quotedDaddr)),
+	}}
 }
 
 // clampMSS keeps TCP segments within the mesh's MTU where path MTU discovery does not work.

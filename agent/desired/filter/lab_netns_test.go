@@ -324,14 +324,28 @@ func (l *lab) refuse(ns string, from, to pair, port int, counter string) {
 	l.t.Helper()
 	for i := range to {
 		for _, network := range []string{"tcp", "udp"} {
-			before := l.counters()[counter]
-			got, err := l.ask(ns, network, from[i], to[i], port, impatience)
-			if err == nil {
-				l.t.Errorf("%s (%s) to %s:%d over %s: answer %q, want none", ns, from[i], to[i], port, network, got)
-			}
-			if after := l.counters()[counter]; after.Packets <= before.Packets {
-				l.t.Errorf("%s (%s) to %s:%d over %s: counter %s stays at %d", ns, from[i], to[i], port, network, counter, after.Packets)
-			}
+			l.refuseOne(ns, network, from[i], to[i], port, counter)
+		}
+	}
+}
+
+// refuseOne asks again while the counter stands still: on a loaded machine a try may end before its
+// packet has left.
+func (l *lab) refuseOne(ns, network, from, to string, port int, counter string) {
+	l.t.Helper()
+	before := l.counters()[counter]
+	for end := time.Now().Add(patience); ; {
+		got, err := l.ask(ns, network, from, to, port, impatience)
+		if err == nil {
+			l.t.Errorf("%s (%s) to %s:%d over %s: answer %q, want none", ns, from, to, port, network, got)
+		}
+		after := l.counters()[counter]
+		if after.Packets > before.Packets {
+			return
+		}
+		if time.Now().After(end) {
+			l.t.Errorf("%s (%s) to %s:%d over %s: counter %s stays at %d, last error %v", ns, from, to, port, network, counter, after.Packets, err)
+			return
 		}
 	}
 }

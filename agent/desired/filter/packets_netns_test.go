@@ -91,6 +91,19 @@ func TestFailClosed(t *testing.T) {
 		l.refuse("pod1", pod1Addr, farAddr, port, filter.CounterOut)
 		l.run("node", "nft delete table inet foreign")
 	})
+	t.Run("what the node says of a packet to a Pod that is gone", func(*testing.T) {
+		// The sender's address is a node's own, so the answer would take the underlay, and quote the
+		// packet with the Pod's address.
+		l.address("peer", "eth0", unknownNode)
+		for _, cidr := range []string{"10.244.0.0/16", "fd00:10:244::/48"} {
+			l.run("node", "ip route add unreachable "+cidr)
+		}
+		l.refuse("peer", unknownNode, lostAddr, port, filter.CounterOut)
+		for i, cidr := range []string{"10.244.0.0/16", "fd00:10:244::/48"} {
+			l.run("node", "ip route del unreachable "+cidr)
+			l.run("peer", "ip addr del "+unknownNode[i]+" dev eth0")
+		}
+	})
 	t.Run("and afterwards all is well", func(*testing.T) {
 		l.expect("pod1", farAddr, port, "outside", nodeAddr)
 		l.expect("pod1", remoteAddr, port, "peer", pod1Addr)

@@ -45,6 +45,12 @@ var headerFields = map[state.Field]headerField{
 	state.FieldUDPDport:   {transport, 2, "", protoUDP},
 	state.FieldICMPType:   {transport, 0, state.NFProtoIPv4, protoICMP},
 	state.FieldICMPv6Type: {transport, 0, state.NFProtoIPv6, protoICMPv6},
+	// Behind the 8 bytes of an ICMP error lies the header of the packet that it is about. That it is
+	// such an error the rules before have seen to.
+	state.FieldQuotedSaddr:  {transport, 8 + 12, "", ""},
+	state.FieldQuotedDaddr:  {transport, 8 + 16, "", ""},
+	state.FieldQuoted6Saddr: {transport, 8 + 8, "", ""},
+	state.FieldQuoted6Daddr: {transport, 8 + 24, "", ""},
 }
 
 var metaKeys = map[state.Field]expr.MetaKey{
