@@ -89,6 +89,23 @@ func TestNodeLeavesOthersAndItsState(t *testing.T) {
 	}
 }
 
+// TestLoopbackLinkGoes has a host without a loopback plugin of its own.
+func TestLoopbackLinkGoes(t *testing.T) {
+	root := disk(t)
+	link := filepath.Join(root, "opt/cni/bin/loopback")
+	if err := errors.Join(os.Remove(link), os.Symlink("weftnet", link)); err != nil {
+		t.Fatal(err)
+	}
+	in(t, func() {
+		if err := node(root).Run(t.Context(), io.Discard); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := os.Lstat(link); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a link to nowhere is left: %v", err)
+	}
+}
+
 func TestStateTakesTheKeyToo(t *testing.T) {
 	root := disk(t)
 	n := node(root)

@@ -43,6 +43,7 @@ const (
 	uapiDir  = "/var/run/wireguard"
 	socket   = "cni.sock"
 	plugin   = "weftnet"
+	loopback = "loopback"
 	conflist = "05-weftnet.conflist"
 	// disabledSuffix marks another plugin's configuration that was set aside.
 	disabledSuffix = ".weftnet-disabled"
@@ -102,6 +103,12 @@ func (n Node) Paths() []string {
 	}
 	for i, path := range paths {
 		paths[i] = filepath.Join(n.Root, path)
+	}
+	// On a host that had no such plugin the agent has made a link to its own. One that leads nowhere
+	// would be in the way of the next network.
+	link := filepath.Join(n.Root, n.CNIBinDir, loopback)
+	if target, err := os.Readlink(link); err == nil && target == plugin {
+		paths = append(paths, link)
 	}
 	return paths
 }
