@@ -2,6 +2,7 @@ package source
 
 import (
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -22,6 +23,8 @@ func nodeFrom(object any) (snapshot.Node, bool) {
 	}, true
 }
 
+// poolFrom takes the ranges that the operator has accepted. A range may hold addresses that are not
+// Pods', and then the node would keep those off the underlay: its own, or the API server's.
 func poolFrom(object any) (snapshot.Pool, bool) {
 	p, ok := object.(*v1alpha1.IPPool)
 	if !ok {
@@ -29,7 +32,10 @@ func poolFrom(object any) (snapshot.Pool, bool) {
 	}
 	out := snapshot.Pool{Name: p.Name}
 	for _, c := range p.Spec.CIDRs {
-		out.CIDRs = append(out.CIDRs, c.CIDR)
+		accepted := func(u v1alpha1.PoolUsage) bool { return u.CIDR == c.CIDR && u.Refused == "" }
+		if slices.ContainsFunc(p.Status.Usage, accepted) {
+			out.CIDRs = append(out.CIDRs, c.CIDR)
+		}
 	}
 	return out, true
 }

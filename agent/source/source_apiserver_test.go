@@ -46,11 +46,12 @@ func TestAgainstARealAPIServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	node.Status = status
-	if err := client.Status().Update(ctx, node); err != nil {
+	p.Status = pool().Status
+	if err := errorOf(client.Status().Update(ctx, node), client.Status().Update(ctx, p)); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, s, "settings, pool and node address", func(n snapshot.Snapshot) bool {
-		return n.Config.MTU == 1380 && n.Config.Keepalive == 25*time.Second && len(n.Pools) == 1 && len(n.InternalIPs) == 1
+		return n.Config.MTU == 1380 && n.Config.Keepalive == 25*time.Second && len(n.Pools) == 1 && len(n.Pools[0].CIDRs) == 2 && len(n.InternalIPs) == 1
 	})
 	if err := client.Delete(ctx, config); err != nil {
 		t.Fatal(err)

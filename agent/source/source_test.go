@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -39,7 +40,19 @@ func kubeNode(internal ...string) *corev1.Node {
 
 func pool() *v1alpha1.IPPool {
 	return &v1alpha1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "default"},
-		Spec: v1alpha1.IPPoolSpec{CIDRs: []v1alpha1.PoolCIDR{{CIDR: "10.244.0.0/16"}, {CIDR: "fd00:10:244::/48"}}, Disabled: true}}
+		Spec:   v1alpha1.IPPoolSpec{CIDRs: []v1alpha1.PoolCIDR{{CIDR: "10.244.0.0/16"}, {CIDR: "fd00:10:244::/48"}}, Disabled: true},
+		Status: v1alpha1.IPPoolStatus{Usage: []v1alpha1.PoolUsage{{CIDR: "10.244.0.0/16"}, {CIDR: "fd00:10:244::/48"}}}}
+}
+
+// TestOnlyAcceptedRangesCount: what a node takes for Pods' addresses it keeps off the underlay.
+func TestOnlyAcceptedRangesCount(t *testing.T) {
+	p := pool()
+	p.Spec.CIDRs = append(p.Spec.CIDRs, v1alpha1.PoolCIDR{CIDR: "192.0.2.0/24"}, v1alpha1.PoolCIDR{CIDR: "10.96.0.0/16"})
+	p.Status.Usage = append(p.Status.Usage, v1alpha1.PoolUsage{CIDR: "192.0.2.0/24", Refused: "it contains the address 192.0.2.1 of the node node1"})
+	got, ok := poolFrom(p)
+	if want := []string{"10.244.0.0/16", "fd00:10:244::/48"}; !ok || !slices.Equal(got.CIDRs, want) {
+		t.Errorf("got %v, want %v: one range is refused, another not judged yet", got.CIDRs, want)
+	}
 }
 
 func newSource(t *testing.T, path string) *Source {

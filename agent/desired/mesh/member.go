@@ -65,10 +65,19 @@ func compareFalseLast(a, b bool) int {
 	}
 }
 
-func poolsOf(pools []snapshot.Pool, faults *problems) []netip.Prefix {
+// poolsOf leaves out a range that holds an address of this node: to keep it off the underlay would
+// cut the node off, from the API server too, and so from the news that the pool is gone. Blocks of
+// such a pool count nevertheless, as those of their nodes.
+func poolsOf(pools []snapshot.Pool, own []netip.Addr, faults *problems) []netip.Prefix {
 	var out []netip.Prefix
 	for _, p := range pools {
-		out = append(out, prefixesOf(KindIPPool, p.Name, "cidrs", p.CIDRs, faults)...)
+		for _, cidr := range prefixesOf(KindIPPool, p.Name, "cidrs", p.CIDRs, faults) {
+			if i := slices.IndexFunc(own, cidr.Contains); i >= 0 {
+				faults.add(KindIPPool, p.Name, ReasonOverlap, "cidrs: %s contains the node address %s", cidr, own[i])
+				continue
+			}
+			out = append(out, cidr)
+		}
 	}
 	return state.NormalizedPrefixes(out)
 }

@@ -152,7 +152,7 @@ func (p *problems) sorted() []Problem {
 func Plan(in Input) Output {
 	var faults problems
 	out := Output{Partial: in.Snapshot.Partial}
-	out.Pools = poolsOf(in.Snapshot.Pools, &faults)
+	out.Pools = poolsOf(in.Snapshot.Pools, in.Facts.UplinkAddrs, &faults)
 	out.NoMasquerade = prefixesOf(KindMeshConfig, "default", "noMasqueradeCIDRs", in.Snapshot.Config.NoMasqueradeCIDRs, &faults)
 	members := membersOf(in.Snapshot, &faults)
 	settleClaims(members, in, out.Pools, &faults)

@@ -275,6 +275,30 @@ func TestEndpointOverTime(t *testing.T) {
 	}
 }
 
+// TestAPoolOverTheUnderlayCutsNobodyOff: the fail-closed table drops what it takes for Pods' addresses.
+func TestAPoolOverTheUnderlayCutsNobodyOff(t *testing.T) {
+	in := input(node(1), node(2))
+	in.Snapshot.Pools = append(in.Snapshot.Pools, snapshot.Pool{Name: "typo", CIDRs: []string{"192.0.0.0/8", "2001:db8::/32", "10.1.0.0/16"}})
+	out := Plan(in)
+	for _, p := range append(slices.Clone(out.ClusterCIDRs), out.Pools...) {
+		if slices.ContainsFunc(in.Facts.UplinkAddrs, p.Contains) {
+			t.Errorf("%s is kept off the underlay, with this node's own address", p)
+		}
+	}
+	if !slices.Contains(out.Pools, netip.MustParsePrefix("10.1.0.0/16")) {
+		t.Errorf("the pool's good range is not used: %v", out.Pools)
+	}
+	faults := 0
+	for _, p := range out.Problems {
+		if p.Kind == KindIPPool && p.Name == "typo" && p.Reason == ReasonOverlap {
+			faults++
+		}
+	}
+	if faults != 2 || len(out.Devices[0].WG.Peers) != 1 || len(out.Peers[0].Published) != 2 {
+		t.Errorf("problems %v, peers %v", out.Problems, out.Peers)
+	}
+}
+
 func TestMTU(t *testing.T) {
 	rows := []struct {
 		name    string
