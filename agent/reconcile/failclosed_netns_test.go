@@ -73,16 +73,19 @@ func TestFailClosedWithTheAgentDead(t *testing.T) {
 
 func (m *machine) send(from, to string) {
 	m.t.Helper()
-	var err error
-	m.ns.Do(m.t, func() {
-		var c *net.UDPConn
-		local := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0))
-		if c, err = net.DialUDP("udp", local, net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), 5555))); err == nil {
-			_, _ = c.Write([]byte("in the clear")) // EPERM is how the kernel tells of the drop
-			err = c.Close()
-		}
+	local := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0))
+	remote := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), 5555))
+	// The kernel takes a new IPv6 address into use a moment after it was added.
+	eventually(m.t, 2*time.Second, "a socket at "+from, func() (err error) {
+		m.ns.Do(m.t, func() {
+			var c *net.UDPConn
+			if c, err = net.DialUDP("udp", local, remote); err == nil {
+				_, _ = c.Write([]byte("in the clear")) // EPERM is how the kernel tells of the drop
+				err = c.Close()
+			}
+		})
+		return err
 	})
-	m.must(err)
 }
 
 // dropped is what the fail-closed table has dropped on the way out.
