@@ -113,6 +113,15 @@ func texts[V fmt.Stringer](values []V) (out []string) {
 	return out
 }
 
+// MeshNode reads a node's.
+func (l *Lab) MeshNode(ctx context.Context, number int) (*v1alpha1.MeshNode, error) {
+	m := &v1alpha1.MeshNode{}
+	if err := l.Client.Get(ctx, client.ObjectKey{Name: Name(number)}, m); err != nil {
+		return nil, fmt.Errorf("read the MeshNode of %s: %w", Name(number), err)
+	}
+	return m, nil
+}
+
 // Remove deletes the node's objects.
 func (l *Lab) Remove(ctx context.Context, number int) error {
 	meta := metav1.ObjectMeta{Name: Name(number)}
@@ -129,9 +138,9 @@ func (l *Lab) Remove(ctx context.Context, number int) error {
 func (l *Lab) WaitMesh(t *testing.T, number, expected, connected int, limit time.Duration) {
 	t.Helper()
 	err := harness.Eventually(t.Context(), limit, "mesh of "+Name(number), func(ctx context.Context) error {
-		var m v1alpha1.MeshNode
-		if err := l.Client.Get(ctx, client.ObjectKey{Name: Name(number)}, &m); err != nil {
-			return fmt.Errorf("read the MeshNode: %w", err)
+		m, err := l.MeshNode(ctx, number)
+		if err != nil {
+			return err
 		}
 		if p := m.Status.Peers; int(p.Expected) != expected || int(p.Connected) != connected {
 			return fmt.Errorf("%d of %d peers connected, want %d of %d", p.Connected, p.Expected, connected, expected)

@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package lab makes nodes for benchmarks: each a network namespace on a common bridge with the real
+// Package lab makes nodes for benchmarks: each a network namespace behind a router, with the real
 // agent and the real wireguard process, beside a real API server. There is no operator and no
 // kubelet: the benchmark allocates, and calls the CNI plugin, by itself. It costs seconds where a
 // whole cluster costs a minute, and nothing else runs on the nodes that are measured.
@@ -9,14 +9,17 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
+	"github.com/go-logr/logr"
 	"github.com/vishvananda/netlink"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 	"github.com/weftnet/weftnet/test/apiserver"
@@ -24,7 +27,7 @@ import (
 	"github.com/weftnet/weftnet/test/nstest"
 )
 
-// Lab is an API server and a bridge.
+// Lab is an API server and a router between the nodes.
 type Lab struct {
 	// Client may do everything, as fast as the API server can.
 	Client client.WithWatch
@@ -35,7 +38,7 @@ type Lab struct {
 
 	api        netip.AddrPort
 	kubeconfig string
-	bridge     *nstest.Namespace
+	router     *nstest.Namespace
 	hub        *netlink.Handle
 }
 
@@ -43,6 +46,7 @@ type Lab struct {
 func New(t *testing.T) *Lab {
 	t.Helper()
 	nstest.RequireRoot(t)
+	log.SetLogger(logr.Discard()) // what goes wrong comes back as an error
 	root, err := harness.Root()
 	if err != nil {
 		t.Fatal(err)
@@ -51,12 +55,9 @@ func New(t *testing.T) *Lab {
 	server := apiserver.Start(t)
 	l.kubeconfig = server.Kubeconfig(t, "bench", "system:masters")
 	l.connect(t, server)
-	l.bridge = nstest.New(t)
-	l.hub = handle(t, l.bridge)
-	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}
-	if err := errors.Join(l.hub.LinkAdd(bridge), l.hub.LinkSetUp(bridge)); err != nil {
-		t.Fatal(err)
-	}
+	l.router = nstest.New(t)
+	l.hub = handle(t, l.router)
+	Forward(t, l.router)
 	pool := &v1alpha1.IPPool{}
 	pool.Name = "default"
 	for _, p := range pools {
@@ -82,6 +83,18 @@ func build(t *testing.T, root string) string {
 	return dir
 }
 
+// Forward lets a namespace forward packets of both families.
+func Forward(t *testing.T, ns *nstest.Namespace) {
+	t.Helper()
+	ns.Do(t, func() {
+		for _, path := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+			if err := os.WriteFile("/proc/sys/net/"+path, []byte("1"), 0); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 func handle(t *testing.T, ns *nstest.Namespace) *netlink.Handle {
 	t.Helper()
 	var nl *netlink.Handle
@@ -94,37 +107,46 @@ func handle(t *testing.T, ns *nstest.Namespace) *netlink.Handle {
 	return nl
 }
 
-// Plug connects a namespace to the bridge by eth0 with the addresses of the given nodes.
+// Plug connects a namespace to the router by eth0, with the addresses of the given nodes and default
+// routes. The underlay is routed, as in many a cloud: with all nodes on one link, hundreds of
+// simulated ones would overflow the kernel's table of neighbours, which all namespaces share.
 func (l *Lab) Plug(t *testing.T, ns *nstest.Namespace, port string, numbers ...int) {
 	t.Helper()
 	nl := handle(t, ns)
-	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: port, PeerNamespace: netlink.NsFd(l.bridge.Fd())}
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: port, PeerNamespace: netlink.NsFd(l.router.Fd())}
 	if err := nl.LinkAdd(veth); err != nil {
 		t.Fatal(err)
 	}
-	eth0, err1 := nl.LinkByName("eth0")
+	near, err1 := nl.LinkByName("eth0")
 	far, err2 := l.hub.LinkByName(port)
-	br0, err3 := l.hub.LinkByName("br0")
-	if err := errors.Join(err1, err2, err3); err != nil {
+	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(l.hub.LinkSetMaster(far, br0), l.hub.LinkSetUp(far), nl.LinkSetUp(eth0)); err != nil {
-		t.Fatal(err)
-	}
+	errs := []error{nl.LinkSetUp(near), l.hub.LinkSetUp(far)}
 	for _, number := range numbers {
-		for i, a := range Addresses(number) {
-			addr, err := netlink.ParseAddr(netip.PrefixFrom(a, underlayBits[i]).String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if a.Is6() {
-				addr.Flags = noDAD
-			}
-			if err := nl.AddrAdd(eth0, addr); err != nil {
-				t.Fatalf("add %s to eth0: %v", addr, err)
-			}
+		for _, a := range Addresses(number) {
+			to := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+			errs = append(errs, nl.AddrAdd(near, address(a)), l.hub.RouteAdd(&netlink.Route{LinkIndex: far.Attrs().Index, Dst: to}))
 		}
 	}
+	for _, gateway := range parse("198.19.255.254", "fe80::1") {
+		errs = append(errs, l.hub.AddrAdd(far, address(gateway)),
+			nl.RouteAdd(&netlink.Route{LinkIndex: near.Attrs().Index, Gw: gateway.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}))
+	}
+	if err := errors.Join(errs...); err != nil {
+		t.Fatalf("plug %s in: %v", port, err)
+	}
+}
+
+func address(a netip.Addr) *netlink.Addr {
+	out := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}}
+	if a.Is6() {
+		out.Flags = noDAD
+		if a.IsLinkLocalUnicast() {
+			out.Mask = net.CIDRMask(64, 128)
+		}
+	}
+	return out
 }
 
 // noDAD is IFA_F_NODAD: the address is usable at once.
@@ -133,11 +155,7 @@ const noDAD = 0x02
 // pools are the ranges of the cluster.
 var pools = []netip.Prefix{netip.MustParsePrefix("10.64.0.0/10"), netip.MustParsePrefix("fd00:10:244::/48")}
 
-// underlayBits are the lengths of the underlay's prefixes, which are those for benchmarks (RFC 2544
-// and RFC 5180).
-var underlayBits = []int{15, 48}
-
-// Addresses of a node on the underlay.
+// Addresses of a node on the underlay, of the ranges for benchmarks (RFC 2544, RFC 5180).
 func Addresses(number int) []netip.Addr {
 	return parse(fmt.Sprintf("198.18.%d.%d", number/250, number%250+1), fmt.Sprintf("2001:2::%x", number+1))
 }

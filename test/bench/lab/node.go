@@ -12,7 +12,7 @@ import (
 	"github.com/weftnet/weftnet/test/nstest"
 )
 
-// Node is a network namespace on the bridge, with the agent and the wireguard process in a mount
+// Node is a network namespace behind the router, with the agent and the wireguard process in a mount
 // namespace where /run is the node's own.
 type Node struct {
 	Number int

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"regexp"
 	"strconv"
 
 	"github.com/weftnet/weftnet/test/nstest"
@@ -58,23 +57,6 @@ func iperf(ctx context.Context, s *side, to netip.Addr, args ...string) (report,
 		return r, fmt.Errorf("iperf3: %s", r.Error)
 	}
 	return r, err
-}
-
-var averageRTT = regexp.MustCompile(`= [0-9.]+/([0-9.]+)/`)
-
-// roundTrip is the average of echoes of which each is sent when the one before has come back, in
-// microseconds.
-func roundTrip(ctx context.Context, s *side, to netip.Addr) (float64, error) {
-	out, err := inPod(ctx, s.from, "ping", "-f", "-q", "-c", "5000", to.String())
-	if err != nil {
-		return 0, fmt.Errorf("ping: %w: %s", err, out)
-	}
-	match := averageRTT.FindSubmatch(out)
-	if match == nil {
-		return 0, fmt.Errorf("read the output of ping: %q", out)
-	}
-	ms, err := strconv.ParseFloat(string(match[1]), 64)
-	return ms * 1000, err
 }
 
 // inPod runs a program in a Pod's network namespace.

@@ -30,7 +30,7 @@ func TestSameNode(t *testing.T) {
 			{Name: "TCP, 1 stream", Unit: "Gbit/s", Target: target},
 			{Name: "TCP, 4 streams", Unit: "Gbit/s", Target: target},
 			{Name: "64-byte UDP received", Unit: "packets/s", Target: target},
-			{Name: "round trip", Unit: "us", LessIsBetter: true, Target: target},
+			{Name: "round trip, p50", Unit: "us", LessIsBetter: true, Target: target},
 		}
 		for round := range rounds {
 			for i, measure := range []measurement{oneStream, fourStreams, smallPackets, roundTrip} {

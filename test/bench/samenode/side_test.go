@@ -102,13 +102,7 @@ func reference(t *testing.T, l *lab.Lab) *side {
 	t.Helper()
 	s := &side{name: "reference", node: nstest.New(t)}
 	l.Plug(t, s.node, "reference", 9)
-	s.node.Do(t, func() {
-		for _, path := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
-			if err := os.WriteFile("/proc/sys/net/"+path, []byte("1"), 0); err != nil {
-				t.Error(err)
-			}
-		}
-	})
+	lab.Forward(t, s.node)
 	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"reference","plugins":[{"type":"ptp","mtu":%d,"ipam":{"type":"host-local","dataDir":%q,
 		"ranges":[[{"subnet":"10.64.9.0/24"}],[{"subnet":"fd00:10:244:9::/64"}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}]}`, mtu, t.TempDir())
 	s.wire(t, filepath.Join(l.Root, ".testbed", "bin"), conf)
