@@ -40,7 +40,7 @@ func start(config Config, r request.Request) (*tunnel, error) {
 	if err := t.openLink(config); err != nil {
 		return nil, err
 	}
-	t.device = device.NewDevice(t.tun, conn.NewDefaultBind(), logger(t.log, time.Now))
+	t.device = device.NewDevice(checkedTUN{t.tun}, conn.NewDefaultBind(), logger(t.log, time.Now))
 	t.restore()
 	t.check()
 	t.greet()
