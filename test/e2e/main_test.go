@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/weftnet/weftnet/test/harness"
+	"github.com/weftnet/weftnet/test/testbed/audit"
 )
 
 const nodes = 3
@@ -22,6 +23,9 @@ var chartValues = []string{"--set", "cleanup.onUninstall=true"}
 var (
 	cluster *harness.Cluster
 	probes  *harness.Probes
+
+	leaks      *audit.Audit
+	auditEnded bool
 )
 
 func TestMain(m *testing.M) {
@@ -46,8 +50,7 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 	if cluster, err = harness.Up(ctx, root, options); err != nil {
 		return 1, err
 	}
-	audit, err := cluster.StartAudit(ctx)
-	if err != nil {
+	if leaks, err = cluster.StartAudit(ctx); err != nil {
 		return 1, err
 	}
 	if cluster, err = harness.Ensure(ctx, root, options); err != nil {
@@ -57,10 +60,27 @@ func run(ctx context.Context, m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	code = m.Run()
-	report, err := audit.Stop(ctx)
+	if auditEnded {
+		return code, nil
+	}
+	return code, stopAudit(ctx)
+}
+
+// stopAudit ends the leak audit, prints its report, and gives what it found as an error.
+func stopAudit(ctx context.Context) error {
+	auditEnded = true
+	report, err := leaks.Stop(ctx)
 	if err != nil {
-		return 1, err
+		return err
 	}
 	fmt.Fprint(os.Stderr, report)
-	return code, report.Err()
+	return report.Err()
+}
+
+// endAudit ends the leak audit before a test that takes Weftnet away.
+func endAudit(t *testing.T) {
+	t.Helper()
+	if err := stopAudit(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
