@@ -30,10 +30,12 @@ func identityOf(node *v1alpha1.MeshNode) identity {
 // TestRebootedNodeComesBackAsItself reboots a node: the kernel's state and /run are gone, the disk is kept.
 func TestRebootedNodeComesBackAsItself(t *testing.T) {
 	before := identityOf(meshNode(t, "tb-node3"))
+	pod := startHostPortPod(t, "outlives-reboot", "tb-node3", 9190)
 	if _, err := cluster.Testbed(t.Context(), "reboot", "tb-node3"); err != nil {
 		t.Fatal(err)
 	}
 	refreshProbes(t, nodes)
+	checkHostPort(t, pod.Spec.NodeName, 9190)
 	if after := identityOf(meshNode(t, "tb-node3")); after != before {
 		t.Errorf("the node came back as %+v, it was %+v", after, before)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -137,25 +138,56 @@ func startPod(t *testing.T, pod *corev1.Pod) *corev1.Pod {
 	return &ready[0]
 }
 
-func TestHostPortIsReachedFromOutsideInBothFamilies(t *testing.T) {
-	spec := podSpec("netexec", "--http-port=8080")
-	spec.NodeName = "tb-node2"
-	spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8080, HostPort: 9090}}
+func TestHostPortIsReachedInBothFamilies(t *testing.T) {
+	pod := startHostPortPod(t, "hostport", "tb-node2", 9090)
+	checkHostPort(t, pod.Spec.NodeName, 9090)
+	// From the node itself, at its loopback too, over TCP and UDP.
+	for _, command := range []string{
+		"curl -s --max-time 5 http://127.0.0.1:9090/hostname",
+		"echo hostname | nc -u -w 1 127.0.0.1 9091",
+		"echo hostname | nc -u -w 1 " + meshNode(t, pod.Spec.NodeName).Spec.NodeIPs[0] + " 9091",
+	} {
+		i := slices.IndexFunc(probes.Hosts, func(p corev1.Pod) bool { return p.Spec.NodeName == pod.Spec.NodeName })
+		if out, err := cluster.Exec(t.Context(), &probes.Hosts[i], "bash", "-c", command); err != nil || strings.TrimSpace(out) != pod.Name {
+			t.Errorf("on the node, %s: answer %q, want %s: %v", command, out, pod.Name, err)
+		}
+	}
+}
+
+// startHostPortPod runs a Pod that answers on a TCP port of its node, and on the next one over UDP.
+func startHostPortPod(t *testing.T, name, node string, port int32) *corev1.Pod {
+	t.Helper()
+	spec := podSpec("netexec", "--http-port=8080", "--udp-port=8081")
+	spec.NodeName = node
+	spec.Containers[0].Ports = []corev1.ContainerPort{
+		{Name: "tcp", ContainerPort: 8080, HostPort: port},
+		{Name: "udp", ContainerPort: 8081, HostPort: port + 1, Protocol: corev1.ProtocolUDP},
+	}
 	spec.Containers[0].ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
 		HTTPGet: &corev1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(8080)},
 	}}
-	pod := startPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "hostport"}, Spec: spec})
+	return startPod(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec})
+}
+
+// checkHostPort asks for a port of a node from outside the cluster.
+func checkHostPort(t *testing.T, node string, port uint16) {
+	t.Helper()
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	for _, addr := range addrs(t, meshNode(t, pod.Spec.NodeName).Spec.NodeIPs) {
-		target := "http://" + netip.AddrPortFrom(addr, 9090).String() + "/hostname"
-		response, err := client.Get(target)
+	for _, addr := range addrs(t, meshNode(t, node).Spec.NodeIPs) {
+		target := "http://" + netip.AddrPortFrom(addr, port).String() + "/hostname"
+		err := harness.Eventually(t.Context(), 30*time.Second, target+" answers", func(context.Context) error {
+			response, err := client.Get(target)
+			if err != nil {
+				return err
+			}
+			_ = response.Body.Close()
+			if response.StatusCode != http.StatusOK {
+				return fmt.Errorf("the answer is %s", response.Status)
+			}
+			return nil
+		})
 		if err != nil {
-			t.Errorf("request to the hostPort: %v", err)
-			continue
-		}
-		_ = response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			t.Errorf("%s answered %s", target, response.Status)
+			t.Error(err)
 		}
 	}
 }

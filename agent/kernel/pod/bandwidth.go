@@ -104,12 +104,14 @@ type bucket struct {
 }
 
 // tokens turns bits per second and bits into a token bucket. A burst of zero means a tenth of a
-// second's worth, at least 64 KiB (one offloaded segment); no burst is smaller than a packet, as TBF
-// would then let nothing through.
+// second's worth, at least 64 KiB (one offloaded segment), and so does one of more than a second's:
+// Pods' annotations cannot give a burst, and containerd then asks for 4 Gbit, which at 20 Mbit/s is no
+// limit for the first three minutes. No burst is smaller than a packet, as TBF would then let
+// nothing through.
 func tokens(rate, burst uint64, mtu int) bucket {
 	bytes := max(rate/8, 1)
 	burst /= 8
-	if burst == 0 {
+	if burst == 0 || burst > bytes {
 		burst = max(bytes/10, 64<<10)
 	}
 	burst = min(max(burst, uint64(mtu)+etherHeader), math.MaxUint32)
