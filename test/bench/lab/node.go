@@ -52,7 +52,7 @@ func (n *Node) Start(t *testing.T) {
 	t.Helper()
 	n.tunnel = n.start(t, "weftnet-wireguard")
 	n.agent = n.start(t, "weftnet-agent", "--node-name="+Name(n.Number), "--kubeconfig="+n.lab.kubeconfig,
-		"--state-dir="+n.state, "--cni-bin-dir=", "--backend=Userspace", "--pprof")
+		"--state-dir="+n.state, "--cni-bin-dir=", "--backend=Userspace")
 }
 
 func (n *Node) start(t *testing.T, name string, args ...string) *program {
