@@ -3,6 +3,7 @@
 package cniserver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -119,22 +120,18 @@ func (b *book) setNode(n Node) {
 	b.pool.SetBlocks(n.Blocks, n.Reserved)
 }
 
-func (b *book) mtu() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.node.MTU
-}
-
 // begin gives the attachment its addresses and writes it down. Its ADD is under way until settle or
 // cancel. known says that it was there before, and so has its addresses.
 func (b *book) begin(a state.Attachment) (full state.Attachment, ticket *attachlog.Ticket, known bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	a.MTU = b.node.MTU
 	if have := b.entries[a.HostLink]; have != nil {
 		if have.ContainerID != "" && (have.ContainerID != a.ContainerID || have.IfName != a.IfName) {
 			return a, nil, true, fmt.Errorf("%w: %s", errForeign, have.Attachment)
 		}
 		known = true
+		a.MTU = cmp.Or(have.MTU, a.MTU)
 	}
 	if err := b.conflict(a); err != nil {
 		return a, nil, known, err
@@ -221,11 +218,20 @@ func (b *book) get(hostLink string) (state.Attachment, phase, bool) {
 
 // wanted lists the attachments that are there or are being added, sorted.
 func (b *book) wanted() []state.Attachment {
+	return b.list(func(e *entry) bool { return e.phase != leaving })
+}
+
+// present lists those whose ADD was answered, sorted.
+func (b *book) present() []state.Attachment {
+	return b.list(func(e *entry) bool { return e.phase == present })
+}
+
+func (b *book) list(which func(*entry) bool) []state.Attachment {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out []state.Attachment
 	for _, name := range slices.Sorted(maps.Keys(b.entries)) {
-		if e := b.entries[name]; e.phase != leaving {
+		if e := b.entries[name]; which(e) {
 			out = append(out, e.Clone())
 		}
 	}

@@ -156,6 +156,10 @@ func (s *Server) SetNode(n Node) { s.book.setNode(n) }
 // and not in the list is on its way out.
 func (s *Server) Attachments() []state.Attachment { return s.book.wanted() }
 
+// Present lists those whose ADD was answered and whose DEL has not come, sorted by host link: nobody
+// but the kernel is at work on them.
+func (s *Server) Present() []state.Attachment { return s.book.present() }
+
 // Changed delivers a value after Attachments has changed; changes that follow one another closely are
 // one.
 func (s *Server) Changed() <-chan struct{} { return s.changed }

@@ -60,11 +60,11 @@ func (s *Server) add(ctx context.Context, r request) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("add pod %s on node %s: %w", r.attachment.Pod, s.cfg.NodeName, err)
 	}
-	spec := s.spec(a, r.netns)
-	if known && s.cfg.Pods.Check(spec) == nil { // the runtime repeats itself
+	wanted := spec(a, r.netns)
+	if known && s.cfg.Pods.Check(wanted) == nil { // the runtime repeats itself
 		err = errors.Join(s.enforce(ctx, a), ticket.Durable())
 	} else {
-		err = s.wire(ctx, a, spec, ticket)
+		err = s.wire(ctx, a, wanted, ticket)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.undo(ctx, a.HostLink))
@@ -72,12 +72,13 @@ func (s *Server) add(ctx context.Context, r request) ([]byte, error) {
 	s.book.settle(a.HostLink)
 	s.notify()
 	s.step("add: before the answer")
-	return result(r, a, spec.MTU)
+	return result(r, a, a.MTU)
 }
 
-func (s *Server) spec(a state.Attachment, netns int) pod.Spec {
+// spec has the MTU of the time of the ADD: a Pod that runs keeps it when the uplink's changes.
+func spec(a state.Attachment, netns int) pod.Spec {
 	return pod.Spec{
-		HostLink: a.HostLink, IfName: a.IfName, Netns: netns, Addresses: a.Addresses, MTU: s.book.mtu(), Bandwidth: a.Bandwidth,
+		HostLink: a.HostLink, IfName: a.IfName, Netns: netns, Addresses: a.Addresses, MTU: a.MTU, Bandwidth: a.Bandwidth,
 		FromLoopback: len(a.HostPorts) > 0,
 	}
 }
@@ -167,9 +168,9 @@ func (s *Server) check(r request) error {
 	if !slices.Equal(a.HostPorts, r.attachment.HostPorts) {
 		wrong = append(wrong, fmt.Errorf("the configuration has host ports %v, the attachment %v", r.attachment.HostPorts, a.HostPorts))
 	}
-	spec := s.spec(a, r.netns)
-	spec.IfName = r.IfName // not known of an attachment that was rebuilt from the kernel
-	return errors.Join(append(wrong, s.cfg.Pods.Check(spec))...)
+	wanted := spec(a, r.netns)
+	wanted.IfName = r.IfName // not known of an attachment that was rebuilt from the kernel
+	return errors.Join(append(wrong, s.cfg.Pods.Check(wanted))...)
 }
 
 // collect ends the attachments that the runtime no longer knows. A configuration without the list is

@@ -113,6 +113,29 @@ func TestCheckSaysWhatIsWrong(t *testing.T) {
 	n.ok(call{command: "CHECK", container: "pod-a", netns: ns, config: map[string]any{"prevResult": result}})
 }
 
+// A Pod that runs keeps its MTU when the uplink's changes, also over a restart of the agent.
+func TestCheckKnowsTheMTUOfTheADD(t *testing.T) {
+	n := newNode(t)
+	old, young := nstest.New(t), nstest.New(t)
+	before := json.RawMessage(n.ok(call{command: "ADD", container: "pod-a", netns: old}))
+	n.node.MTU = 1380
+	n.server.SetNode(n.node)
+	check := call{command: "CHECK", container: "pod-a", netns: old, config: map[string]any{"prevResult": before}}
+	n.ok(check)
+	after := json.RawMessage(n.ok(call{command: "ADD", container: "pod-b", netns: young}))
+	if !strings.Contains(string(before), `"mtu": 1420`) || !strings.Contains(string(after), `"mtu": 1380`) {
+		t.Errorf("results %s and %s", before, after)
+	}
+	again := n.ok(call{command: "ADD", container: "pod-a", netns: old})
+	if !strings.Contains(string(again), `"mtu": 1420`) {
+		t.Errorf("a repeated ADD gives %s", again)
+	}
+	n.stop()
+	n.start()
+	n.ok(check)
+	n.ok(call{command: "CHECK", container: "pod-b", netns: young, config: map[string]any{"prevResult": after}})
+}
+
 func TestNotReady(t *testing.T) {
 	n := newNode(t)
 	err := errors.New("no mesh device yet")

@@ -125,14 +125,16 @@ type Attachment struct {
 	Pod     PodRef `json:"pod,omitzero"`
 	// Addresses of the Pod, sorted: at most one of a family.
 	Addresses []netip.Addr `json:"addresses"`
-	HostPorts []HostPort   `json:"hostPorts,omitempty"`
-	Bandwidth Bandwidth    `json:"bandwidth,omitzero"`
+	// MTU that both ends were given, in bytes; zero when nobody wrote it down.
+	MTU       int        `json:"mtu,omitempty"`
+	HostPorts []HostPort `json:"hostPorts,omitempty"`
+	Bandwidth Bandwidth  `json:"bandwidth,omitzero"`
 }
 
 // Equal tells whether every field is the same.
 func (a Attachment) Equal(o Attachment) bool {
 	return a.HostLink == o.HostLink && a.ContainerID == o.ContainerID && a.IfName == o.IfName &&
-		a.Network == o.Network && a.Pod == o.Pod && a.Bandwidth == o.Bandwidth &&
+		a.Network == o.Network && a.Pod == o.Pod && a.Bandwidth == o.Bandwidth && a.MTU == o.MTU &&
 		slices.Equal(a.Addresses, o.Addresses) && slices.Equal(a.HostPorts, o.HostPorts)
 }
 

@@ -17,7 +17,7 @@ import (
 	"github.com/weftnet/weftnet/agent/state"
 )
 
-// Check tells everything in which the kernel differs from the wiring.
+// Check tells everything in which the kernel differs from the wiring. An MTU of zero may be any.
 func (k *Kernel) Check(s Spec) error {
 	return errors.Join(k.checkHost(s), checkPod(s))
 }
@@ -81,7 +81,7 @@ func checkLink(what string, link netlink.Link, mtu int) error {
 	if a.Flags&net.FlagUp == 0 {
 		errs = append(errs, fmt.Errorf("%s %s is down", what, a.Name))
 	}
-	if a.MTU != mtu {
+	if mtu != 0 && a.MTU != mtu {
 		errs = append(errs, fmt.Errorf("%s %s has MTU %d, want %d", what, a.Name, a.MTU, mtu))
 	}
 	return errors.Join(errs...)
