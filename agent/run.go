@@ -195,7 +195,11 @@ func (p pods) Desired() reconcile.PodState {
 		links[i] = a.HostLink
 	}
 	plan := desiredpod.Plan(desiredpod.Input{Attachments: attachments, Links: links})
-	return reconcile.PodState{Routes: plan.Routes, HostPorts: plan.HostPorts}
+	out := reconcile.PodState{Routes: plan.Routes, HostPorts: plan.HostPorts}
+	for _, a := range p.cni.Present() {
+		out.Links = append(out.Links, pod.HostEnd{Name: a.HostLink, MTU: a.MTU, Addresses: a.Addresses})
+	}
+	return out
 }
 
 func (p pods) Changed() <-chan struct{} { return p.cni.Changed() }

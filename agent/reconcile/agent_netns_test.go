@@ -35,6 +35,10 @@ func agentMain() error {
 	if err != nil {
 		return err
 	}
+	pods, err := readPods()
+	if err != nil {
+		return err
+	}
 	source, say, counts := newClusterSource(), &sayer{out: json.NewEncoder(os.Stdout)}, &counts{}
 	if path := os.Getenv("NODE_CACHE"); path != "" {
 		snap, err := cache.Cache{Path: path, Self: fmt.Sprintf("node%d", number)}.Load()
@@ -44,7 +48,7 @@ func agentMain() error {
 		source.set(snap)
 	}
 	loop := New(Config{
-		Source: source, Keys: []mesh.Key{{Epoch: 1, Private: privateKey(number)}}, Kernel: kernel.Kernel(), Watch: kernel.Watch,
+		Source: source, Pods: pods, Keys: []mesh.Key{{Epoch: 1, Private: privateKey(number)}}, Kernel: kernel.Kernel(), Watch: kernel.Watch,
 		Request: func(device string, mtu int, want bool) error {
 			if !want {
 				return request.Remove(request.Dir, device)

@@ -4,8 +4,10 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -15,12 +17,14 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weftnet/agent/desired/filter"
 	"github.com/weftnet/weftnet/agent/desired/mesh"
 	"github.com/weftnet/weftnet/agent/facts"
 	"github.com/weftnet/weftnet/agent/kernel/link"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/kernel/pod"
 	"github.com/weftnet/weftnet/agent/kernel/route"
 	"github.com/weftnet/weftnet/agent/kernel/wg"
 	"github.com/weftnet/weftnet/agent/snapshot"
@@ -104,14 +108,45 @@ type fakeNode struct{}
 
 func (fakeNode) IPv6() bool { return true }
 
-func (fakeNode) Names(context.Context) ([]string, error) {
-	return []string{"lo", "eth0", "weft0", "weftp1"}, nil
-}
-
 func (fakeNode) Links(context.Context) ([]facts.Link, error) {
 	return []facts.Link{{Name: "eth0", MTU: 1500, Up: true, DefaultRoute: true, Addresses: []facts.Address{
 		{Addr: netip.MustParseAddr("192.0.2.1"), Bits: 24}, {Addr: netip.MustParseAddr("2001:db8::1"), Bits: 64},
 	}}}, nil
+}
+
+// fakePodLinks are the host ends of Pods. A route over one that is down is refused.
+type fakePodLinks struct {
+	mu   sync.Mutex
+	ends map[string]pod.HostEnd
+	fail map[string]error
+}
+
+func (f *fakePodLinks) HostEnds() ([]pod.HostEnd, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Values(f.ends)), nil
+}
+
+func (f *fakePodLinks) Mend(_, want pod.HostEnd) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fail[want.Name]; err != nil {
+		return err
+	}
+	f.ends[want.Name] = pod.HostEnd{Name: want.Name, MTU: want.MTU, Up: true}
+	return nil
+}
+
+func (f *fakePodLinks) set(e pod.HostEnd, fail error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ends[e.Name], f.fail[e.Name] = e, fail
+}
+
+func (f *fakePodLinks) end(name string) pod.HostEnd {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ends[name]
 }
 
 // fakeLinks can be told whether the kernel has WireGuard, and makes a TUN device when asked.
@@ -161,13 +196,22 @@ func (c textChange) String() string { return string(c) }
 type fakeRoutes struct {
 	*route.Fake
 	*journal
+	pods *fakePodLinks
 }
 
 func (f fakeRoutes) Apply(ctx context.Context, c route.Change) error {
 	if err := f.note("route"); err != nil {
 		return err
 	}
-	return f.Fake.Apply(ctx, c)
+	var down []error
+	c.Add = slices.DeleteFunc(slices.Clone(c.Add), func(r state.Route) bool {
+		isDown := strings.HasPrefix(r.Dev, "weftp") && !f.pods.end(r.Dev).Up
+		if isDown {
+			down = append(down, fmt.Errorf("add route %s: %w", r, unix.ENETDOWN))
+		}
+		return isDown
+	})
+	return errors.Join(append(down, f.Fake.Apply(ctx, c))...)
 }
 
 func (b *bench) routeTo(dst string) bool {
@@ -237,6 +281,7 @@ type bench struct {
 	wg      *wg.Fake
 	table   *nft.Fake
 	routes  *route.Fake
+	pods    *fakePodLinks
 	journal *journal
 	counts  *counts
 	loop    *Loop
@@ -251,10 +296,11 @@ type bench struct {
 // the test makes it.
 func start(t *testing.T, wireguard link.Answer, change func(*Config)) *bench {
 	t.Helper()
-	b := &bench{t: t, source: newClusterSource(), links: link.NewFake(), wg: wg.NewFake(), table: nft.NewFake(), routes: route.NewFake("weft0", "weftp1"), journal: &journal{}, counts: &counts{}, request: map[string]bool{}}
+	b := &bench{t: t, source: newClusterSource(), links: link.NewFake(), wg: wg.NewFake(), table: nft.NewFake(), routes: route.NewFake("weft0", "weftp1", "weftp3"), journal: &journal{}, counts: &counts{}, request: map[string]bool{},
+		pods: &fakePodLinks{fail: map[string]error{}, ends: map[string]pod.HostEnd{"weftp1": {Name: "weftp1", MTU: 1440, Up: true}, "weftp3": {Name: "weftp3", MTU: 1440, Up: true}}}}
 	cfg := Config{
 		Source: b.source, Keys: []mesh.Key{{Epoch: 1, Private: privateKey(1)}},
-		Kernel: Kernel{Node: fakeNode{}, Link: fakeLinks{b.links, wireguard}, WG: b.wg, Route: fakeRoutes{b.routes, b.journal},
+		Kernel: Kernel{Node: fakeNode{}, Pods: b.pods, Link: fakeLinks{b.links, wireguard}, WG: b.wg, Route: fakeRoutes{b.routes, b.journal, b.pods},
 			NFT: fakeTable{b.table, b.journal}, Sysctl: fakeSysctl{b.journal}},
 		Watch: func(_ context.Context, wake func(Kind)) error { b.wake = wake; return nil },
 		Request: func(device string, _ int, want bool) error {
@@ -326,7 +372,7 @@ type fakePods struct {
 func (f *fakePods) Desired() PodState {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return PodState{Routes: slices.Clone(f.state.Routes), HostPorts: slices.Clone(f.state.HostPorts)}
+	return PodState{Routes: slices.Clone(f.state.Routes), HostPorts: slices.Clone(f.state.HostPorts), Links: slices.Clone(f.state.Links)}
 }
 
 func (f *fakePods) Changed() <-chan struct{} { return f.changed }
@@ -337,5 +383,6 @@ func (f *fakePods) add(i int) {
 	defer f.mu.Unlock()
 	ip := netip.AddrFrom4([4]byte{10, 244, 1, byte(i + 2)})
 	f.state.Routes = append(f.state.Routes, state.Route{Dst: netip.PrefixFrom(ip, 32), Dev: fmt.Sprintf("weftp%d", i+1)})
+	f.state.Links = append(f.state.Links, pod.HostEnd{Name: fmt.Sprintf("weftp%d", i+1), MTU: 1440, Addresses: []netip.Addr{ip}})
 	f.state.HostPorts = append(f.state.HostPorts, filter.HostPort{Protocol: 6, Port: uint16(8000 + i), PodIP: ip, PodPort: 80})
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -92,7 +93,9 @@ type machine struct {
 
 	mu   sync.Mutex
 	said said
-	news chan struct{}
+	// unready are the faults that the agent told of after it was ready.
+	unready []string
+	news    chan struct{}
 }
 
 // underlay is a bridge in a namespace of its own.
@@ -221,6 +224,9 @@ func (m *machine) listen(out io.Reader) {
 			continue
 		}
 		m.mu.Lock()
+		if m.said.Ready && !now.Ready {
+			m.unready = append(m.unready, now.Fault)
+		}
 		m.said = now
 		m.mu.Unlock()
 		signal(m.news)
@@ -257,6 +263,12 @@ func (m *machine) state() said {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.said
+}
+
+func (m *machine) faults() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.unready)
 }
 
 // until waits for what the agent says.

@@ -11,6 +11,7 @@ import (
 	"github.com/weftnet/weftnet/agent/kernel/link"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
 	"github.com/weftnet/weftnet/agent/kernel/node"
+	"github.com/weftnet/weftnet/agent/kernel/pod"
 	"github.com/weftnet/weftnet/agent/kernel/route"
 	"github.com/weftnet/weftnet/agent/kernel/sysctl"
 	"github.com/weftnet/weftnet/agent/kernel/wg"
@@ -25,18 +26,20 @@ type RealKernel struct {
 	route  *route.Kernel
 	nft    *nft.Kernel
 	sysctl *sysctl.Kernel
+	pods   *pod.Kernel
 }
 
 // OpenKernel opens every socket in the network namespace of the calling thread. It changes nothing.
 func OpenKernel(procSysNet string) (*RealKernel, error) {
 	k := &RealKernel{}
-	var errs [6]error
+	var errs [7]error
 	k.node, errs[0] = node.New(procSysNet)
 	k.link, errs[1] = link.New()
 	k.wg, errs[2] = wg.New()
 	k.route, errs[3] = route.New()
 	k.nft, errs[4] = nft.New()
 	k.sysctl, errs[5] = sysctl.New(procSysNet)
+	k.pods, errs[6] = pod.New(pod.Config{ProcSysNet: procSysNet})
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("open the kernel: %w", err)
 	}
@@ -47,12 +50,12 @@ func OpenKernel(procSysNet string) (*RealKernel, error) {
 func (k *RealKernel) Close() error {
 	k.node.Close()
 	k.link.Close()
-	return errors.Join(k.wg.Close(), k.route.Close(), k.nft.Close())
+	return errors.Join(k.wg.Close(), k.route.Close(), k.nft.Close(), k.pods.Close())
 }
 
 // Kernel is what the loop works on.
 func (k *RealKernel) Kernel() Kernel {
-	return Kernel{Node: k.node, Link: k.link, WG: k.wg, Route: k.route, NFT: k.nft, Sysctl: settings{k.sysctl}}
+	return Kernel{Node: k.node, Pods: k.pods, Link: k.link, WG: k.wg, Route: k.route, NFT: k.nft, Sysctl: settings{k.sysctl}}
 }
 
 // Counters reads the counters of the fail-closed table.
@@ -92,15 +95,24 @@ func (k *RealKernel) Watch(ctx context.Context, wake func(Kind)) error {
 		}
 		cancel()
 	})
-	go relay(links, KindLinks|KindRoutes, wake, ended)
-	go relay(routes, KindRoutes, wake, ended)
-	go relay(table, KindTable, wake, ended)
+	go relay(links, kindOf, wake, ended)
+	go relay(routes, func(struct{}) Kind { return KindRoutes }, wake, ended)
+	go relay(table, func(struct{}) Kind { return KindTable }, wake, ended)
 	return nil
 }
 
-func relay[E any](events <-chan E, k Kind, wake func(Kind), ended func()) {
-	for range events {
-		wake(k)
+// kindOf is what a change of links may have changed. Where only Pods' have, the mesh need not look
+// at its own.
+func kindOf(e link.Event) Kind {
+	if len(e.Links) == 0 && !e.Lost {
+		return KindRoutes
+	}
+	return KindLinks | KindRoutes
+}
+
+func relay[E any](events <-chan E, kind func(E) Kind, wake func(Kind), ended func()) {
+	for e := range events {
+		wake(kind(e))
 	}
 	ended()
 }

@@ -5,6 +5,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -167,7 +168,7 @@ func (l *Loop) turn(ctx context.Context, kinds Kind) error {
 		l.served(upTo, l.podsError(err))
 	}
 	l.turned.Store(time.Now().UnixNano())
-	return err
+	return errors.Join(err, l.stages.podFaults)
 }
 
 // podsError is what those who wait for their Pods' part have to know of a pass that failed. The rest
@@ -295,22 +296,25 @@ func (l *Loop) finish(now time.Time, err error) error {
 	}
 	l.report.Store(&r)
 	signal(l.reported)
-	l.logFault(err)
+	l.fault.tell(l.cfg.Log, "not everything is in force; trying again", "everything is in force again", err)
+	l.podFault.tell(l.cfg.Log, "not every Pod of this node can be reached; trying again", "every Pod can be reached again", l.stages.podFaults)
 	return err
 }
 
-// logFault says once what is wrong, and once that it is over.
-func (l *Loop) logFault(err error) {
+// logged is the fault that was logged last, so that it is logged once, and once that it is over.
+type logged string
+
+func (f *logged) tell(log *slog.Logger, broken, whole string, err error) {
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
 	switch {
-	case text == l.fault:
+	case text == string(*f):
 	case err != nil:
-		l.cfg.Log.Warn("not everything is in force; trying again", "error", err)
+		log.Warn(broken, "error", err)
 	default:
-		l.cfg.Log.Info("everything is in force again")
+		log.Info(whole)
 	}
-	l.fault = text
+	*f = logged(text)
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weftnet/agent/kernel/link"
+	"github.com/weftnet/weftnet/agent/kernel/pod"
 	"github.com/weftnet/weftnet/agent/kernel/wg"
 	"github.com/weftnet/weftnet/agent/snapshot"
 	"github.com/weftnet/weftnet/agent/state"
@@ -226,6 +227,43 @@ func TestRoutesOfPods(t *testing.T) {
 	b.until("another pass", func() bool { return b.loop.LastTurn().After(before) })
 	if b.routeTo("10.244.1.3/32") {
 		t.Error("a route was written to a link that is not there")
+	}
+}
+
+// A Pod's host end that is down is its own trouble: the node stays ready, other Pods get what they
+// need, and the link comes up again as soon as that can be done.
+func TestOnePodsLinkHarmsNobodyElse(t *testing.T) {
+	pods := &fakePods{changed: make(chan struct{}, 1)}
+	pods.add(0)
+	pods.add(2)
+	b := withDevice(t, func(c *Config) { c.Pods = pods })
+	b.source.set(cluster(1, 1, 2))
+	b.until("readiness", b.ready)
+	const broken, whole = "10.244.1.2/32", "10.244.1.4/32"
+	spoil := func() {
+		have, err := b.routes.Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.routes.Remove(slices.DeleteFunc(have.Routes, func(r state.Route) bool { return !toPod(r) }), nil)
+		b.wake(KindRoutes)
+	}
+	b.pods.set(pod.HostEnd{Name: "weftp1", MTU: 1440}, errors.New("operation not permitted"))
+	spoil()
+	b.until("the other Pod's route", func() bool { return b.routeTo(whole) })
+	before := b.loop.LastTurn()
+	b.wake(KindAll)
+	b.until("another pass", func() bool { return b.loop.LastTurn().After(before) })
+	if err := b.loop.Ready(); err != nil || b.routeTo(broken) {
+		t.Errorf("ready: %v; a route over a link that is down: %v", err, b.routeTo(broken))
+	}
+	b.pods.set(pod.HostEnd{Name: "weftp1", MTU: 1440}, nil) // and nobody tells
+	b.until("the mended link", func() bool { return b.routeTo(broken) && b.pods.end("weftp1").Up })
+	b.pods.set(pod.HostEnd{Name: "weftp3", MTU: 1300, Up: true}, nil)
+	b.wake(KindRoutes)
+	b.until("the MTU", func() bool { return b.pods.end("weftp3").MTU == 1440 })
+	if b.counts.drifts(stageLink) == 0 {
+		t.Error("drift of links was not counted")
 	}
 }
 

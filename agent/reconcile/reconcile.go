@@ -21,6 +21,7 @@ import (
 	"github.com/weftnet/weftnet/agent/facts"
 	"github.com/weftnet/weftnet/agent/kernel/link"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/kernel/pod"
 	"github.com/weftnet/weftnet/agent/kernel/route"
 	"github.com/weftnet/weftnet/agent/kernel/wg"
 	"github.com/weftnet/weftnet/agent/snapshot"
@@ -39,7 +40,9 @@ type Source interface {
 type PodState struct {
 	// Routes lead to every Pod that the node has or is getting; those whose link is not there yet
 	// are left to who makes it.
-	Routes    []state.Route
+	Routes []state.Route
+	// Links are the host ends of the Pods that are there for good, neither coming nor going.
+	Links     []pod.HostEnd
 	HostPorts []filter.HostPort
 }
 
@@ -56,20 +59,20 @@ type Pods interface {
 type Kernel struct {
 	Node interface {
 		Links(ctx context.Context) ([]facts.Link, error)
-		// Names are those of all links, the Pods' among them.
-		Names(ctx context.Context) ([]string, error)
 		IPv6() bool
+	}
+	Pods interface {
+		HostEnds() ([]pod.HostEnd, error)
+		// Mend sets the link up, with its MTU and the Pod's neighbour entries.
+		Mend(have, want pod.HostEnd) error
 	}
 	Link interface {
 		link.Interface
 		ProbeWireGuard(ctx context.Context) link.Probe
 	}
 	WG    wg.Interface
-	Route interface {
-		route.Table
-		Ensure(ctx context.Context, want route.Wanted) (route.Change, error)
-	}
-	NFT interface {
+	Route route.Table
+	NFT   interface {
 		// Ensure lists the table, Update trusts what was written last.
 		Ensure(ctx context.Context, want state.Table) (nft.Change, error)
 		Update(ctx context.Context, want state.Table) (nft.Change, error)
@@ -165,16 +168,17 @@ type Loop struct {
 	turned   atomic.Int64 // when the last pass ended, in Unix nanoseconds
 
 	// Of the loop's own goroutine:
-	root    context.Context // of Run, for subscriptions that outlive a pass
-	links   []facts.Link
-	have    map[string]state.Device // as read in this pass; zero when it could not be
-	stats   map[string][]state.PeerStats
-	plan    mesh.Output
-	planned plannedFrom
-	backend backend
-	probed  time.Time
-	network Network
-	fault   string // what was logged last, so that it is logged once
+	root     context.Context // of Run, for subscriptions that outlive a pass
+	links    []facts.Link
+	have     map[string]state.Device // as read in this pass; zero when it could not be
+	stats    map[string][]state.PeerStats
+	plan     mesh.Output
+	planned  plannedFrom
+	backend  backend
+	probed   time.Time
+	network  Network
+	fault    logged // of the node
+	podFault logged // of Pods, which are not the node's
 
 	mu     sync.Mutex
 	asked  uint64 // passes asked for by Sync

@@ -8,12 +8,9 @@ import (
 	"fmt"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/weftnet/weftnet/agent/desired/filter"
 	"github.com/weftnet/weftnet/agent/desired/mesh"
 	"github.com/weftnet/weftnet/agent/kernel/link"
-	"github.com/weftnet/weftnet/agent/kernel/route"
 	"github.com/weftnet/weftnet/agent/kernel/wg"
 	"github.com/weftnet/weftnet/agent/state"
 )
@@ -93,6 +90,9 @@ type stages struct {
 	peersChanged bool
 	// podsDone says that what Pods said in this pass is in force.
 	podsDone bool
+	// podFaults are those of single Pods' links and routes when last looked at. They do not make the
+	// node unready.
+	podFaults error
 }
 
 func newStages(l *Loop) stages {
@@ -137,7 +137,7 @@ func (s *stages) run(ctx context.Context, l *Loop, kinds Kind) error {
 func (s *stages) podsOnly(ctx context.Context, l *Loop) error {
 	err := s.failClosed(ctx, l, KindPods)
 	if err != nil {
-		l.logFault(err)
+		l.fault.tell(l.cfg.Log, "not everything is in force; trying again", "everything is in force again", err)
 	}
 	return err
 }
@@ -280,48 +280,4 @@ func (s *stages) routes(ctx context.Context, l *Loop, kinds Kind) error {
 	want := routing{routes: slices.Clone(l.plan.Routes), rules: l.plan.Rules}
 	want.routes = slices.DeleteFunc(want.routes, func(r state.Route) bool { return slices.Contains(s.waiting, r.Dev) })
 	return s.routing.run(ctx, l, kinds, want)
-}
-
-// ensureRoutes compares with one look at the kernel, taken before the Pods are asked for: what CNI
-// ADD writes meanwhile is in neither and stays.
-func (l *Loop) ensureRoutes(ctx context.Context, want routing, _ bool) (Change, error) {
-	const tries = 3
-	var wanted route.Wanted
-	for range tries {
-		change, w, err := l.diffRoutes(ctx, want)
-		if err != nil {
-			return nil, err
-		}
-		if err = l.cfg.Kernel.Route.Apply(ctx, change); !errors.Is(err, unix.EEXIST) {
-			return change, err
-		}
-		wanted = w // CNI ADD was faster, or a stranger has the place
-	}
-	return l.cfg.Kernel.Route.Ensure(ctx, wanted) // says which route is in the way
-}
-
-func (l *Loop) diffRoutes(ctx context.Context, want routing) (route.Change, route.Wanted, error) {
-	have, err := l.cfg.Kernel.Route.Observe(ctx)
-	if err != nil {
-		return route.Change{}, route.Wanted{}, err
-	}
-	names, err := l.cfg.Kernel.Node.Names(ctx)
-	if err != nil {
-		return route.Change{}, route.Wanted{}, err
-	}
-	wanted := route.Wanted{Routes: want.routes, Rules: want.rules}
-	if l.plan.Partial {
-		var devices []string
-		for _, d := range l.plan.Devices {
-			devices = append(devices, d.Link.Name)
-		}
-		wanted.Routes, wanted.Rules = mesh.KeepRoutes(have.Routes, wanted.Routes, devices), mesh.KeepRules(have.Rules, wanted.Rules)
-	}
-	for _, r := range l.pods().Routes {
-		if slices.Contains(names, r.Dev) {
-			wanted.Routes = append(wanted.Routes, r)
-		}
-	}
-	wanted.Routes = state.SortRoutes(wanted.Routes)
-	return route.Diff(have, wanted), wanted, nil
 }

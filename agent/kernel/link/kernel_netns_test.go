@@ -143,7 +143,15 @@ func TestEveryChangeIsReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("eth0", "MTU changed")
-	h.bridge(t, "weftp01234567", 1400, "10.244.0.2/32") // stays unseen, as expect checks
+	h.bridge(t, "weftp01234567", 1400, "10.244.0.2/32") // is told of without its name, as expect checks
+	for pods := false; !pods; {
+		select {
+		case e := <-events:
+			pods = e.Pods
+		case <-time.After(5 * time.Second):
+			t.Fatal("no event about a Pod's link")
+		}
+	}
 	mesh := h.bridge(t, "weft0", 1400)
 	expect("weft0", "link added")
 	if err := h.nl.LinkSetUp(mesh); err != nil {

@@ -18,9 +18,13 @@ import (
 type Event struct {
 	// Links are the names of those that changed, sorted.
 	Links []string
+	// Pods says that host ends of Pods have changed, whose names are not among Links.
+	Pods bool
 	// Lost is true when the kernel dropped messages, so that anything may have changed.
 	Lost bool
 }
+
+func (e Event) empty() bool { return len(e.Links) == 0 && !e.Pods && !e.Lost }
 
 // podLink tells the links whose coming and going is agent/kernel/pod's affair. A burst of Pods must
 // not make the mesh look again for each.
@@ -30,8 +34,8 @@ func podLink(name string) bool {
 
 func ours(name string) bool { return meshName.MatchString(name) || podLink(name) }
 
-// Subscribe reports every change to a link or an address, but for those of Pods, in the network
-// namespace of the calling thread, until the context ends; then the channel is closed.
+// Subscribe reports every change to a link or an address in the network namespace of the calling
+// thread, those of Pods without their names, until the context ends; then the channel is closed.
 func (k *Kernel) Subscribe(ctx context.Context) (<-chan Event, error) {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
 	if err != nil {
@@ -70,7 +74,7 @@ func (w *watcher) receive(ctx context.Context, socket *nl.NetlinkSocket, out cha
 		var event Event
 		switch {
 		case err == nil:
-			event.Links = w.changed(messages)
+			event.Links, event.Pods = w.changed(messages)
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 			continue
 		case errors.Is(err, unix.ENOBUFS):
@@ -78,7 +82,7 @@ func (w *watcher) receive(ctx context.Context, socket *nl.NetlinkSocket, out cha
 		default:
 			return // the socket is gone; the closed channel says so
 		}
-		if len(event.Links) > 0 || event.Lost {
+		if !event.empty() {
 			select {
 			case out <- event:
 			case <-ctx.Done():
@@ -88,15 +92,18 @@ func (w *watcher) receive(ctx context.Context, socket *nl.NetlinkSocket, out cha
 	}
 }
 
-// changed lists the links that the messages are about.
-func (w *watcher) changed(messages []syscall.NetlinkMessage) []string {
-	var names []string
+// changed lists the links that the messages are about, and tells whether Pods' are among them.
+func (w *watcher) changed(messages []syscall.NetlinkMessage) (names []string, pods bool) {
 	for i := range messages {
-		if name := w.name(&messages[i]); name != "" && !podLink(name) {
+		switch name := w.name(&messages[i]); {
+		case name == "":
+		case podLink(name):
+			pods = true
+		default:
 			names = append(names, name)
 		}
 	}
-	return names
+	return names, pods
 }
 
 func (w *watcher) name(m *syscall.NetlinkMessage) string {
@@ -127,7 +134,7 @@ func merge(ctx context.Context, in <-chan Event, out chan<- Event) {
 	var pending Event
 	for {
 		ready := out
-		if len(pending.Links) == 0 && !pending.Lost {
+		if pending.empty() {
 			ready = nil
 		}
 		select {
@@ -135,7 +142,7 @@ func merge(ctx context.Context, in <-chan Event, out chan<- Event) {
 			if !open {
 				return
 			}
-			pending.Lost = pending.Lost || event.Lost
+			pending.Lost, pending.Pods = pending.Lost || event.Lost, pending.Pods || event.Pods
 			pending.Links = append(pending.Links, event.Links...)
 			slices.Sort(pending.Links)
 			pending.Links = slices.Compact(pending.Links)

@@ -86,22 +86,6 @@ func (k *Kernel) Links(ctx context.Context) ([]facts.Link, error) {
 	return out, nil
 }
 
-// Names lists the names of all links.
-func (k *Kernel) Names(ctx context.Context) ([]string, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	links, err := link.Dump(k.nl.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	names := make([]string, len(links))
-	for i, l := range links {
-		names[i] = l.Attrs().Name
-	}
-	return names, nil
-}
-
 func addressFrom(a *netlink.Addr) (facts.Address, bool) {
 	if a.IPNet == nil {
 		return facts.Address{}, false
