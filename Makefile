@@ -62,7 +62,7 @@ test-apiserver: ## Tests against a real etcd and kube-apiserver: schemas, RBAC, 
 
 .PHONY: test-e2e
 test-e2e: ## End-to-end suites on the testbed: connectivity, faults, leak audit (root).
-	$(GO) test -tags e2e -count=1 -p 1 -timeout 60m $(ARGS) ./test/e2e/...
+	$(GO) test -tags e2e -count=1 -p 1 -timeout 60m -v $(ARGS) ./test/e2e/...
 
 .PHONY: test-upstream
 test-upstream: ## Every [sig-network] [Conformance] test of Kubernetes on the testbed (root).
