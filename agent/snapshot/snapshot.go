@@ -30,6 +30,9 @@ type Node struct {
 	Endpoints  []string `json:"endpoints,omitempty"`
 	ListenPort int32    `json:"listenPort,omitempty"`
 	MTU        int32    `json:"mtu,omitempty"`
+
+	// KeyHeldBy names the node that had PublicKey first, where that is another one, see SettleKeys.
+	KeyHeldBy string `json:"keyHeldBy,omitempty"`
 }
 
 // Pool is one IPPool. A disabled pool counts as long as it exists: its blocks are in use.
@@ -98,7 +101,7 @@ func (n Node) Equal(o Node) bool {
 	return slices.Equal(n.PodCIDRs, o.PodCIDRs) && slices.Equal(n.MeshIPs, o.MeshIPs) &&
 		slices.Equal(n.NodeIPs, o.NodeIPs) && slices.Equal(n.Endpoints, o.Endpoints) &&
 		n.Name == o.Name && n.Generation == o.Generation && n.PublicKey == o.PublicKey && n.KeyEpoch == o.KeyEpoch &&
-		n.ListenPort == o.ListenPort && n.MTU == o.MTU
+		n.ListenPort == o.ListenPort && n.MTU == o.MTU && n.KeyHeldBy == o.KeyHeldBy
 }
 
 // Equal tells whether both are the same pool.

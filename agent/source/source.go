@@ -207,7 +207,7 @@ func (s *Source) build() snapshot.Snapshot {
 		next.Nodes = union(next.Nodes, s.base.Nodes, func(n snapshot.Node) string { return n.Name })
 		next.Pools = union(next.Pools, s.base.Pools, func(p snapshot.Pool) string { return p.Name })
 	}
-	next = next.Sorted()
+	next = next.Sorted().SettleKeys(s.last)
 	s.remember(&next)
 	return next
 }

@@ -25,7 +25,7 @@ func meshNode(i int) *v1alpha1.MeshNode {
 			PodCIDRs: []string{fmt.Sprintf("10.244.%d.0/24", i), fmt.Sprintf("fd00:10:244:%d::/64", i)},
 			MeshIPs:  []string{fmt.Sprintf("10.244.%d.1", i)}, NodeIPs: []string{fmt.Sprintf("192.0.2.%d", i)},
 		},
-		Status: v1alpha1.MeshNodeStatus{PublicKey: "k", KeyEpoch: 1, Endpoints: []string{"192.0.2.1"}, ListenPort: 51820, MTU: 1440},
+		Status: v1alpha1.MeshNodeStatus{PublicKey: fmt.Sprint("k", i), KeyEpoch: 1, Endpoints: []string{"192.0.2.1"}, ListenPort: 51820, MTU: 1440},
 	}
 }
 
@@ -118,9 +118,9 @@ func TestCompleteOnlyWhenEveryListIsRead(t *testing.T) {
 		Self: "node1",
 		Nodes: []snapshot.Node{
 			{Name: "node1", Created: time.Unix(1700000000, 0), PodCIDRs: []string{"10.244.1.0/24", "fd00:10:244:1::/64"}, MeshIPs: []string{"10.244.1.1"},
-				NodeIPs: []string{"192.0.2.1"}, PublicKey: "k", KeyEpoch: 1, Endpoints: []string{"192.0.2.1"}, ListenPort: 51820, MTU: 1440},
+				NodeIPs: []string{"192.0.2.1"}, PublicKey: "k1", KeyEpoch: 1, Endpoints: []string{"192.0.2.1"}, ListenPort: 51820, MTU: 1440},
 			{Name: "node2", Created: time.Unix(1700000000, 0), PodCIDRs: []string{"10.244.2.0/24", "fd00:10:244:2::/64"}, MeshIPs: []string{"10.244.2.1"},
-				NodeIPs: []string{"192.0.2.2"}, PublicKey: "k", KeyEpoch: 1, Endpoints: []string{"192.0.2.1"}, ListenPort: 51820, MTU: 1440},
+				NodeIPs: []string{"192.0.2.2"}, PublicKey: "k2", KeyEpoch: 1, Endpoints: []string{"192.0.2.1"}, ListenPort: 51820, MTU: 1440},
 		},
 		InternalIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
 		ExternalIPs: []netip.Addr{netip.MustParseAddr("203.0.113.1")},
@@ -153,6 +153,36 @@ func TestBootWithoutTheAPIServer(t *testing.T) {
 	fill(t, s, meshNode(1), meshNode(2), meshNode(4))
 	if got := mustSnapshot(t, s); got.Partial || len(got.Nodes) != 3 || got.Nodes[2].Name != "node4" {
 		t.Errorf("partial %v, nodes %+v", got.Partial, got.Nodes)
+	}
+}
+
+// Neither while the agent runs nor over a restart does a node get what another had before: node2 comes
+// before node3 wherever age and name decide.
+func TestAStolenKeyStaysWithItsOwner(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "peers.json")
+	s := newSource(t, path)
+	fill(t, s, meshNode(1), meshNode(2), meshNode(3))
+	thief := meshNode(2)
+	thief.Status.PublicKey = "k3"
+	for i := range 3 {
+		fill(t, s, meshNode(1), thief, meshNode(3))
+		got := mustSnapshot(t, s)
+		if n := got.Nodes; got.Partial || n[1].KeyHeldBy != "node3" || n[2].KeyHeldBy != "" {
+			t.Fatalf("after %d restarts: %+v", i, n)
+		}
+		s = newSource(t, path)
+		if err := s.nodes.Add(thief); err != nil { // the first that is heard of
+			t.Fatal(err)
+		}
+		s.publish()
+		got = mustSnapshot(t, s)
+		if n := got.Nodes; !got.Partial || n[1].KeyHeldBy != "node3" || n[2].KeyHeldBy != "" {
+			t.Fatalf("after %d restarts, from the disk: %+v", i+1, n)
+		}
+	}
+	fill(t, s, meshNode(1), meshNode(2), meshNode(3))
+	if n := mustSnapshot(t, s).Nodes; n[1].KeyHeldBy != "" {
+		t.Errorf("after the thief has given up: %+v", n)
 	}
 }
 

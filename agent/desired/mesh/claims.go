@@ -158,8 +158,8 @@ func settleNodeIPs(members []*member, in Input, pools []netip.Prefix, faults *pr
 	}
 }
 
-// settleKeys reads the keys. Of two nodes with one key the later is refused, so that nobody can
-// push a node out of the mesh by publishing its key.
+// settleKeys reads the keys. Of two nodes with one key the one that did not have it before is refused,
+// or the later where nobody knows, so that nobody can push a node out of the mesh by publishing its key.
 func settleKeys(members []*member, self string, own []Key, faults *problems) {
 	held := map[state.PublicKey]string{}
 	for _, k := range own {
@@ -171,6 +171,9 @@ func settleKeys(members []*member, self string, own []Key, faults *problems) {
 		}
 		key, err := state.ParsePublicKey(m.PublicKey)
 		other, taken := held[key]
+		if !taken && m.KeyHeldBy != "" {
+			other, taken = m.KeyHeldBy, true
+		}
 		switch {
 		case err != nil || key.IsZero():
 			m.refused = "its public key is not a WireGuard key"

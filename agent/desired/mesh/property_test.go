@@ -155,6 +155,39 @@ func TestABadYoungerNodeHarmsNobody(t *testing.T) {
 	})
 }
 
+// A node that has been there for longest writes whatever it likes into its status, as someone with its
+// token can: the others keep each other, whoever's key it publishes.
+func TestABadStatusOfAnOlderNodeHarmsNobody(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		oldest := with(node(9), func(n *snapshot.Node) { n.Name, n.Created = "aaa", now.Add(-time.Hour) })
+		before := input(node(1), node(2), node(3), oldest).Snapshot.SettleKeys(snapshot.Snapshot{})
+		random := randomNodes.Draw(t, "status")
+		bad := with(oldest, func(n *snapshot.Node) {
+			n.PublicKey = rapid.SampledFrom([]string{random.PublicKey, node(1).PublicKey, node(2).PublicKey, node(3).PublicKey}).Draw(t, "key")
+			n.Endpoints, n.ListenPort, n.MTU = random.Endpoints, random.ListenPort, random.MTU
+		})
+		in := input(node(1), node(2), node(3), bad)
+		in.Snapshot = in.Snapshot.SettleKeys(before)
+		want, got := Plan(input(node(1), node(2), node(3))), Plan(in)
+		for _, p := range want.Devices[0].WG.Peers {
+			i := slices.IndexFunc(got.Devices[0].WG.Peers, func(q state.Peer) bool { return q.PublicKey == p.PublicKey })
+			if i < 0 || !got.Devices[0].WG.Peers[i].Equal(p) {
+				t.Fatalf("peer %v became %v", p, got.Devices[0].WG.Peers)
+			}
+		}
+		for _, r := range want.Routes {
+			if !slices.ContainsFunc(got.Routes, r.Equal) {
+				t.Fatalf("route %v is gone", r)
+			}
+		}
+		stolen := slices.ContainsFunc([]int{1, 2, 3}, func(i int) bool { return bad.PublicKey == node(i).PublicKey })
+		told := slices.ContainsFunc(got.Problems, func(p Problem) bool { return p.Name == "aaa" && p.Reason == ReasonDuplicateKey })
+		if stolen != told {
+			t.Fatalf("the key is stolen: %v; problems %v", stolen, got.Problems)
+		}
+	})
+}
+
 func TestPlanDoesNotChangeItsInput(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := randomInput(t)
