@@ -23,7 +23,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -256,29 +255,6 @@ func Conflist(socket string) ([]byte, error) {
 		return nil, fmt.Errorf("format the CNI configuration: %w", err)
 	}
 	return append(text, '\n'), nil
-}
-
-// Remove takes the configuration away, then the plugin, and puts back the configurations that were set
-// aside. What is gone already is no error.
-func Remove(binDir, confDir string) error {
-	if err := removeOwnLink(filepath.Join(binDir, LoopbackName)); err != nil {
-		return err
-	}
-	for _, path := range []string{filepath.Join(confDir, ConfName), filepath.Join(binDir, PluginName)} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove %s: %w", path, err)
-		}
-	}
-	aside, err := filepath.Glob(filepath.Join(confDir, "*"+DisabledSuffix))
-	if err != nil {
-		return fmt.Errorf("list CNI configurations: %w", err)
-	}
-	for _, path := range aside {
-		if err := os.Rename(path, strings.TrimSuffix(path, DisabledSuffix)); err != nil {
-			return fmt.Errorf("put another CNI configuration back: %w", err)
-		}
-	}
-	return nil
 }
 
 // watch tells of changes in the folders, many at once as one.

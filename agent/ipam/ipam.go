@@ -258,14 +258,6 @@ func (p *Pool) Release(owner string, now time.Time) []netip.Addr {
 	return addrs
 }
 
-// Forget takes back what the owner has at once: it was never told to anybody.
-func (p *Pool) Forget(owner string) {
-	for _, a := range p.owned[owner] {
-		delete(p.owner, a)
-	}
-	delete(p.owned, owner)
-}
-
 // Cool keeps free addresses from being given out for the cooldown.
 func (p *Pool) Cool(addrs []netip.Addr, now time.Time) {
 	for _, a := range addrs {

@@ -61,7 +61,7 @@ func (f family) hostPortSets(in Input) []state.Set {
 		Name: f.name(mapHostPortA), Kind: state.KindMap, Key: []state.DataType{f.addr, state.TypeProto, state.TypePort}, Data: data,
 	}
 	twice := state.Set{Name: f.name(setHairpin), Key: []state.DataType{f.addr, f.addr}}
-	kept, _ := split(in.HostPorts)
+	kept := distinct(in.HostPorts)
 	for _, h := range kept {
 		if state.FamilyOf(h.PodIP) != f.version {
 			continue
@@ -85,16 +85,9 @@ func (f family) hostPortSets(in Input) []state.Set {
 	return sets
 }
 
-// Rejected are the host ports that the table leaves out: those that no rule can be made of, and
-// those whose address, protocol and port another one already has.
-func Rejected(in Input) []HostPort {
-	_, rejected := split(in.HostPorts)
-	return rejected
-}
-
-// split keeps one host port per address, protocol and port: the first in order, so that the order
-// of the input does not matter.
-func split(ports []HostPort) (kept, rejected []HostPort) {
+// distinct leaves out the host ports that no rule can be made of, and keeps one per address, protocol
+// and port: the first in order, so that the order of the input does not matter.
+func distinct(ports []HostPort) []HostPort {
 	type key struct {
 		hostIP   netip.Addr
 		family   state.Family
@@ -110,14 +103,14 @@ func split(ports []HostPort) (kept, rejected []HostPort) {
 		}
 	}
 	slices.SortFunc(sorted, HostPort.compare)
+	var kept []HostPort
 	for _, h := range slices.Compact(sorted) {
 		k := key{hostIP: h.HostIP, family: state.FamilyOf(h.PodIP), protocol: h.Protocol, port: h.Port}
 		if !h.valid() || seen[k] {
-			rejected = append(rejected, h)
 			continue
 		}
 		seen[k] = true
 		kept = append(kept, h)
 	}
-	return kept, rejected
+	return kept
 }

@@ -65,32 +65,6 @@ func (h host) address(t *testing.T, l netlink.Link, text string) {
 	}
 }
 
-func TestUplinksHoldTheNodesAddresses(t *testing.T) {
-	h := newHost(t)
-	h.bridge(t, "eth0", 1400, "192.0.2.1/24", "2001:db8::1/64", "192.0.2.9/24")
-	h.bridge(t, "eth1", 9000, "198.51.100.1/24")
-	h.bridge(t, "weft0", 1320, "10.244.0.1/32")
-	h.bridge(t, "weftp01234567", 1320, "10.244.0.2/32")
-
-	got, err := h.k.Uplinks(t.Context(), []netip.Addr{
-		netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("10.244.0.1"),
-	})
-	want := []link.Uplink{
-		{Name: "eth0", MTU: 1400, Address: netip.MustParseAddr("192.0.2.1")},
-		{Name: "eth0", MTU: 1400, Address: netip.MustParseAddr("2001:db8::1")},
-	}
-	if err != nil || !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v: %v", got, want, err)
-	}
-	all, err := h.k.Addresses(t.Context())
-	if err != nil || len(all) != 4 {
-		t.Errorf("got %v: %v", all, err)
-	}
-	if mtu := link.MinMTU(all); mtu != 1400 {
-		t.Errorf("smallest MTU %d", mtu)
-	}
-}
-
 func TestTheProbeLeavesNothing(t *testing.T) {
 	h := newHost(t)
 	probe := h.k.ProbeWireGuard(t.Context())

@@ -1,6 +1,6 @@
 // Package link owns the mesh links weft0, weft1 and so on: that they exist where the agent is the
-// one to make them, their MTU, addresses, alias and state. It also says what the links of the node
-// are (uplinks and their MTU), whether the kernel has WireGuard, and when any of it changes.
+// one to make them, their MTU, addresses, alias and state. It also says whether the kernel has
+// WireGuard, and when the links of the node or their addresses change.
 // The links of Pods (weftp*, weftb*) belong to agent/kernel/pod and are left alone.
 package link
 

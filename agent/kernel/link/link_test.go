@@ -124,15 +124,6 @@ func TestEventsMergeWhileNobodyLooks(t *testing.T) {
 	}
 }
 
-func TestMinMTU(t *testing.T) {
-	if got := MinMTU(nil); got != 0 {
-		t.Errorf("of no uplinks: %d", got)
-	}
-	if got := MinMTU([]Uplink{{MTU: 1500}, {MTU: 1400}, {MTU: 9000}}); got != 1400 {
-		t.Errorf("got %d", got)
-	}
-}
-
 func TestChangeText(t *testing.T) {
 	mesh := func(name string, kind state.LinkKind) state.Link {
 		return state.Link{Name: name, Kind: kind, MTU: 1420, Up: true, Alias: state.LinkAlias,

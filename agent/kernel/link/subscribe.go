@@ -32,8 +32,6 @@ func podLink(name string) bool {
 	return strings.HasPrefix(name, "weftp") || strings.HasPrefix(name, "weftb")
 }
 
-func ours(name string) bool { return meshName.MatchString(name) || podLink(name) }
-
 // Subscribe reports every change to a link or an address in the network namespace of the calling
 // thread, those of Pods without their names, until the context ends; then the channel is closed.
 func (k *Kernel) Subscribe(ctx context.Context) (<-chan Event, error) {
