@@ -6,6 +6,10 @@ import (
 	"io"
 	"strconv"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Options say what cluster Ensure shall leave behind.
@@ -75,5 +79,31 @@ func Ensure(ctx context.Context, root string, options Options) (*Cluster, error)
 	if err := cluster.WaitNodes(ctx, options.Nodes, 4*time.Minute); err != nil {
 		return nil, err
 	}
-	return cluster, nil
+	return cluster, cluster.renewDNS(ctx)
+}
+
+const (
+	dnsNamespace = "kube-system"
+	dnsSelector  = "k8s-app=kube-dns"
+	dnsPods      = 2
+)
+
+// renewDNS deletes the CoreDNS Pods that run and are not ready, and waits until all are: those that
+// have outlived an earlier installation of Weftnet have lost their interfaces with it.
+func (c *Cluster) renewDNS(ctx context.Context) error {
+	pods, err := c.Client.CoreV1().Pods(dnsNamespace).List(ctx, metav1.ListOptions{LabelSelector: dnsSelector})
+	if err != nil {
+		return fmt.Errorf("list the Pods of CoreDNS: %w", err)
+	}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		if pod.Status.Phase != corev1.PodRunning || podReady(pod) == nil {
+			continue
+		}
+		if err := c.Client.CoreV1().Pods(dnsNamespace).Delete(ctx, pod.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete Pod %s: %w", pod.Name, err)
+		}
+	}
+	_, err = c.WaitPods(ctx, dnsNamespace, dnsSelector, dnsPods, 2*time.Minute)
+	return err
 }
