@@ -45,7 +45,7 @@ demo-down: cluster-down ## End the demo and leave the machine as it was.
 ##@ Test
 
 .PHONY: test
-test: deps ## All of it, stage by stage with timings: verify, unit, netns, apiserver, e2e, a dozen upstream tests.
+test: deps ## All of it, stage by stage with timings: unit, verify, netns, apiserver, a dozen upstream tests, e2e.
 	@test/stages.sh $(ARGS)
 
 .PHONY: test-unit
