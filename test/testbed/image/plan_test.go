@@ -12,17 +12,17 @@ import (
 
 func TestParseMirrorTakesTheReleaseItself(t *testing.T) {
 	targets := `https://deb.nodesource.com/node_20.x nodistro main
-http://deb.debian.org/debian bookworm main
-http://deb.debian.org/debian bookworm contrib
-http://deb.debian.org/debian bookworm-updates main
+http://mirror.example/debian bookworm main
+http://mirror.example/debian bookworm contrib
+http://mirror.example/debian bookworm-updates main
 http://other.example.org/debian bookworm main
-http://deb.debian.org/debian-security bookworm-security main
+http://mirror.example/debian-security bookworm-security main
 `
 	m, err := parseMirror(targets, "bookworm")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.url != "http://deb.debian.org/debian" || !slices.Equal(m.components, []string{"main", "contrib"}) {
+	if m.url != "http://mirror.example/debian" || !slices.Equal(m.components, []string{"main", "contrib"}) {
 		t.Errorf("mirror %+v", m)
 	}
 	for _, suite := range []string{"trixie", ""} {
