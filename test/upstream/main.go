@@ -93,7 +93,7 @@ func ginkgo(ctx context.Context, root, report string, o options) error {
 		"--provider=skeleton", "--disable-log-dump=true", "--dump-logs-on-failure=false",
 		"--report-dir="+report)
 	cmd := exec.CommandContext(ctx, harness.Bin(root, "ginkgo"), args...)
-	cmd.Dir = report
+	cmd.Dir = filepath.Join(root, "tools", "kubernetes") // where ginkgo finds the version that the suite was built with
 	cmd.Env = append(os.Environ(), "KUBERNETES_CONFORMANCE_TEST=y", "PATH="+filepath.Join(root, ".testbed", "bin")+":"+os.Getenv("PATH"))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // lets ginkgo clean up its namespaces

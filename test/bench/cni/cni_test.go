@@ -70,7 +70,7 @@ func TestCNI(t *testing.T) {
 		r.run(t, 5, c.node, c.add, c.del)
 		all = append(all, r)
 	}
-	print(t, all)
+	show(t, all)
 	judge(t, rows)
 }
 
@@ -134,7 +134,7 @@ func together(t *testing.T, node *nstest.Namespace, n int, f func(int) error) sa
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-func print(t *testing.T, rows []row) {
+func show(t *testing.T, rows []row) {
 	t.Helper()
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nCNI, in ms; Weftnet dual stack, the reference IPv4 unless it says otherwise; alone: %d runs, at once: %d times %d; the times at once are from the common start\n", *rounds**alone, *rounds, burst)

@@ -51,7 +51,7 @@ func iperf(ctx context.Context, s *side, to netip.Addr, args ...string) (report,
 	out, err := inPod(ctx, s.from, "iperf3", append([]string{"-J", "-c", to.String()}, args...)...)
 	var r report
 	if jerr := json.Unmarshal(out, &r); jerr != nil {
-		return r, fmt.Errorf("read the report of iperf3: %w (it ended with %v): %s", jerr, err, out)
+		return r, fmt.Errorf("read the report of iperf3: %w (it ended with %w): %s", jerr, err, out)
 	}
 	if r.Error != "" {
 		return r, fmt.Errorf("iperf3: %s", r.Error)
