@@ -32,6 +32,7 @@ var needs = map[string][]Need{
 		{"nftables", "nft", "shows rules in tests and faults"},
 		{"conntrack", "conntrack", "shows connections in tests"},
 		{"iputils-ping", "ping", "probes paths in tests"},
+		{"iperf3", "iperf3", "sends streams in benchmarks"},
 		{"procps", "sysctl", "reads kernel parameters"},
 		{"mount", "mount", "kubelet mounts volumes with it"},
 		{"util-linux", "nsenter", "enters a node's namespaces"},
