@@ -46,8 +46,11 @@ func Build(ctx context.Context, root string, options Options) error {
 	if _, err := Testbed(ctx, root, options.Out, args...); err != nil {
 		return fmt.Errorf("build the testbed's programs: %w", err)
 	}
-	if _, err := Testbed(ctx, root, options.Out, "images"); err != nil {
-		return fmt.Errorf("build the images: %w", err)
+	// The testbed's own first: nodes take in at their start what is there, the probes' image among it.
+	for _, images := range [][]string{{"images", "testbed"}, {"images"}} {
+		if _, err := Testbed(ctx, root, options.Out, images...); err != nil {
+			return fmt.Errorf("build the images: %w", err)
+		}
 	}
 	return nil
 }
