@@ -148,17 +148,16 @@ func (k *Kernel) Observe() ([]Found, error) {
 		return nil, fmt.Errorf("open a netlink handle: %w", err)
 	}
 	defer h.Close()
-	var links []netlink.Link
-	if err := retryDump(func() (err error) { links, err = h.LinkList(); return err }); err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+	links, err := hostEnds(h)
+	if err != nil {
+		return nil, err
 	}
 	var found []Found
 	at := map[int]int{}
 	for _, l := range links {
-		if a := l.Attrs(); l.Type() == "veth" && isHostEnd(a.Name) {
-			at[a.Index] = len(found)
-			found = append(found, Found{HostLink: a.Name})
-		}
+		a := l.Attrs()
+		at[a.Index] = len(found)
+		found = append(found, Found{HostLink: a.Name})
 	}
 	if len(found) == 0 {
 		return nil, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -33,18 +34,29 @@ func (k *Kernel) HostEnds() ([]HostEnd, error) {
 		return nil, fmt.Errorf("open a netlink handle: %w", err)
 	}
 	defer h.Close()
-	var links []netlink.Link
-	if err := retryDump(func() (err error) { links, err = h.LinkList(); return err }); err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+	links, err := hostEnds(h)
+	if err != nil {
+		return nil, err
 	}
 	var out []HostEnd
 	for _, l := range links {
 		a := l.Attrs()
-		if l.Type() == "veth" && isHostEnd(a.Name) && a.Alias == state.LinkAlias {
+		if a.Alias == state.LinkAlias {
 			out = append(out, HostEnd{Name: a.Name, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0})
 		}
 	}
 	return out, nil
+}
+
+// hostEnds lists the links that are host ends by kind and name, whoever made them.
+func hostEnds(h *netlink.Handle) ([]netlink.Link, error) {
+	var links []netlink.Link
+	if err := retryDump(func() (err error) { links, err = h.LinkList(); return err }); err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	return slices.DeleteFunc(links, func(l netlink.Link) bool {
+		return l.Type() != "veth" || !isHostEnd(l.Attrs().Name)
+	}), nil
 }
 
 // Mend sets a host end up again, with its MTU and the Pod's neighbour entries, which the kernel
