@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 )
 
 // APIServerHost and APIServerPort are where the testbed's API server listens: the underlay
@@ -25,13 +26,18 @@ func (c *Cluster) Install(ctx context.Context, extra ...string) error {
 	return c.Upgrade(ctx, extra...)
 }
 
-// LoadImages loads the archives of Weftnet's images into every node.
+// LoadImages loads the archives of Weftnet's images into every node, and those of the tests: a cluster
+// may have come up before they were built.
 func (c *Cluster) LoadImages(ctx context.Context) error {
 	archives, err := filepath.Glob(filepath.Join(c.Root, "dist", "images", "*.tar"))
 	if err != nil || len(archives) == 0 {
 		return fmt.Errorf("find Weftnet's images in dist/images (`make images`): %d found: %w", len(archives), err)
 	}
-	if _, err := c.Testbed(ctx, append([]string{"load"}, archives...)...); err != nil {
+	tests, err := filepath.Glob(filepath.Join(c.Root, ".testbed", "images", "*.tar"))
+	if err != nil {
+		return fmt.Errorf("find the tests' images: %w", err)
+	}
+	if _, err := c.Testbed(ctx, slices.Concat([]string{"load"}, archives, tests)...); err != nil {
 		return fmt.Errorf("load images: %w", err)
 	}
 	return nil

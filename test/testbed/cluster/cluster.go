@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -312,23 +313,50 @@ func (s *session) finish(ctx context.Context) error {
 	return nil
 }
 
-// Load imports image archives into every node, nodes side by side.
+// Load imports image archives into every node that has not got what is in them, nodes side by side.
 func (c *Cluster) Load(ctx context.Context, archives []string) error {
+	wanted := map[string][]image.Ref{}
+	for _, archive := range archives {
+		refs, err := image.Read(archive)
+		if err != nil {
+			return err
+		}
+		wanted[archive] = refs
+	}
 	return c.change(true, func(s *session) error {
 		group, ctx := errgroup.WithContext(ctx)
 		for name, entry := range s.rec.State().Nodes {
 			group.Go(func() error {
-				for _, archive := range archives {
-					if err := node.Import(ctx, s.Layout, entry.Init, archive); err != nil {
-						return fmt.Errorf("load %s into %s: %w", archive, name, err)
-					}
+				n, err := s.load(ctx, entry.Init, wanted)
+				if err != nil {
+					return fmt.Errorf("load images into %s: %w", name, err)
 				}
-				s.say("%s has %d archives more", name, len(archives))
+				s.say("%s has %d archives more", name, n)
 				return nil
 			})
 		}
 		return group.Wait()
 	})
+}
+
+// load imports the archives that the node lacks, and tells how many those were.
+func (s *session) load(ctx context.Context, init proc.Process, wanted map[string][]image.Ref) (int, error) {
+	have, err := node.Images(ctx, s.Layout, init)
+	if err != nil {
+		return 0, err
+	}
+	count := 0
+	for archive, refs := range wanted {
+		lacks := func(r image.Ref) bool { return have[r.Name] != r.Digest.String() }
+		if !slices.ContainsFunc(refs, lacks) {
+			continue
+		}
+		if err := node.Import(ctx, s.Layout, init, archive); err != nil {
+			return count, err
+		}
+		count++
+	}
+	return count, nil
 }
 
 // init is the first process of a running node.

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -124,5 +125,15 @@ func TestCloneTreeKeepsDatabasesApart(t *testing.T) {
 	}
 	if same("meta.db") || !same("blob") || !same("link") {
 		t.Errorf("shared: meta.db %v, blob %v, link %v", same("meta.db"), same("blob"), same("link"))
+	}
+}
+
+func TestParseImages(t *testing.T) {
+	have := parseImages("REF TYPE DIGEST SIZE PLATFORMS LABELS\n" +
+		"weftnet.io/agent:dev application/vnd.oci.image.manifest.v1+json sha256:78a1 57.1 MiB linux/amd64 -\n" +
+		"localhost/pause:1 application/vnd.oci.image.manifest.v1+json sha256:1021 1.0 MiB linux/amd64 io.cri-containerd.pinned=pinned\n")
+	want := map[string]string{"weftnet.io/agent:dev": "sha256:78a1", "localhost/pause:1": "sha256:1021"}
+	if !maps.Equal(have, want) {
+		t.Fatalf("have %v, want %v", have, want)
 	}
 }
