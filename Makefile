@@ -129,6 +129,8 @@ clean: ## Remove bin/ and dist/ (the testbed's cache in .testbed/ stays; `make c
 generate: $(BIN)/controller-gen ## Write what is generated: deepcopy, CRDs, the chart's copy of them.
 	$(BIN)/controller-gen object paths=./crds/... crd:crdVersions=v1 output:crd:dir=crds
 	mkdir -p $(CHART)/files/crds && rm -f $(CHART)/files/crds/*.yaml && cp crds/*.yaml $(CHART)/files/crds/
+	mkdir -p $(CHART)/files/policy-crds && cp -f --no-preserve=mode \
+	  "$$($(GO) list -m -f '{{.Dir}}' sigs.k8s.io/network-policy-api)"/config/crd/standard/policy.networking.k8s.io_*.yaml $(CHART)/files/policy-crds/
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## golangci-lint with every build tag of the repository.
@@ -147,9 +149,9 @@ vet: ## go vet, plain and under each build tag.
 
 .PHONY: verify-generated
 verify-generated: ## Fail when `make generate` would change a file.
-	@before=$$(cat crds/*.yaml crds/v1alpha1/zz_* $(CHART)/files/crds/*.yaml | sha256sum); \
+	@before=$$(cat crds/*.yaml crds/v1alpha1/zz_* $(CHART)/files/crds/*.yaml $(CHART)/files/policy-crds/*.yaml | sha256sum); \
 	  $(MAKE) --no-print-directory generate; \
-	  after=$$(cat crds/*.yaml crds/v1alpha1/zz_* $(CHART)/files/crds/*.yaml | sha256sum); \
+	  after=$$(cat crds/*.yaml crds/v1alpha1/zz_* $(CHART)/files/crds/*.yaml $(CHART)/files/policy-crds/*.yaml | sha256sum); \
 	  [ "$$before" = "$$after" ] || { echo 'generated files were out of date: `make generate` has now written them, commit them'; exit 1; }
 
 .PHONY: chart-lint

@@ -27,7 +27,7 @@ type config struct {
 	leaderNamespace               string
 	cooldown                      time.Duration
 	logLevel                      slog.Level
-	version                       bool
+	version, policy               bool
 }
 
 func main() {
@@ -54,6 +54,7 @@ func parse(args []string) (config, error) {
 	fs.StringVar(&c.leaderNamespace, "leader-election-namespace", "", "namespace of the lease; empty: the Pod's own")
 	fs.DurationVar(&c.cooldown, "cooldown", 5*time.Minute, "how long a block is kept back after its node went")
 	fs.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	fs.BoolVar(&c.policy, "policy", true, "say of each network policy whether it can be honoured")
 	fs.BoolVar(&c.version, "version", false, "print the version and exit")
 	if err := fs.Parse(args); err != nil {
 		return c, err

@@ -50,6 +50,44 @@ type MeshConfigSpec struct {
 	// +kubebuilder:validation:items:MaxLength=43
 	// +kubebuilder:validation:XValidation:rule="self.all(c, isCIDR(c) && string(cidr(c).masked()) == c)",message="noMasqueradeCIDRs must be ranges of addresses in canonical form, such as 192.168.0.0/16 or 2001:db8::/32: no address bits may stand after the prefix"
 	NoMasqueradeCIDRs []string `json:"noMasqueradeCIDRs,omitempty"`
+
+	// Policy holds the settings of the policy engine.
+	// +optional
+	// +kubebuilder:default={}
+	Policy PolicySettings `json:"policy,omitzero"`
+}
+
+// LogDenied says of which denied packets a line is logged.
+// +kubebuilder:validation:Enum=Never;Annotated;All
+type LogDenied string
+
+// The choices.
+const (
+	// LogNever logs none, whatever the annotations say.
+	LogNever LogDenied = "Never"
+	// LogAnnotated logs those of policies that ask for it.
+	LogAnnotated LogDenied = "Annotated"
+	// LogAll logs those of every policy.
+	LogAll LogDenied = "All"
+)
+
+// DefaultLogRate is the default of PolicySettings.LogRate.
+const DefaultLogRate = 20
+
+// PolicySettings are those of the policy engine. Whether it runs at all is the chart's policy.enabled.
+type PolicySettings struct {
+	// LogDenied says of which denied packets the agent logs a line: Never, of policies that are Annotated
+	// with policy.weftnet.io/log, or All.
+	// +optional
+	// +kubebuilder:default=Annotated
+	LogDenied LogDenied `json:"logDenied,omitempty"`
+
+	// LogRate bounds the lines about denied packets that one node logs, per second.
+	// +optional
+	// +kubebuilder:default=20
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	LogRate int32 `json:"logRate,omitempty"`
 }
 
 // MeshConfigStatus is what the operator reports.

@@ -73,7 +73,7 @@ func meshNode(name string) *v1alpha1.MeshNode {
 
 // agentKeepsToItself proves, with tokens as the kubelet would mount them, that the agent of a node
 // can write the status of that node's MeshNode, and that nothing else of weftnet.io, and no
-// Secret, Pod or Node, is within its reach.
+// Secret and no Pod's or Node's change, is within its reach.
 func agentKeepsToItself(c *cluster) {
 	t, ctx := c.t, c.t.Context()
 	c.node("node-a")
@@ -120,7 +120,9 @@ func agentKeepsToItself(c *cluster) {
 		}, ""},
 		{"A reads Secrets", func() error { return agentA.List(ctx, &corev1.SecretList{}) }, ""},
 		{"A reads ConfigMaps", func() error { return agentA.List(ctx, &corev1.ConfigMapList{}) }, ""},
-		{"A reads Pods", func() error { return agentA.List(ctx, &corev1.PodList{}) }, ""},
+		{"A changes a Pod", func() error {
+			return agentA.Patch(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "agent-node-b", Namespace: namespace}}, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"x":"y"}}}`)))
+		}, ""},
 		{"A changes a Node", func() error {
 			return agentA.Patch(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a"}}, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"x":"y"}}}`)))
 		}, ""},
