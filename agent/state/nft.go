@@ -8,8 +8,19 @@ import (
 	"time"
 )
 
-// TableName is the name of the one nftables table that Weftnet owns, of family inet.
-const TableName = "weftnet"
+// The names of the nftables tables that Weftnet owns, all of family inet. Each part has its own,
+// so that it writes and recovers alone, and the kernel validates no more than what that part wrote.
+const (
+	// TableName is the mesh's: fail-closed rules and host ports.
+	TableName = "weftnet"
+	// ServiceTableName is the service proxy's.
+	ServiceTableName = "weftnet-service"
+	// PolicyTableName is the network policies'.
+	PolicyTableName = "weftnet-policy"
+)
+
+// TableNames lists them all, for whoever cleans up or looks.
+func TableNames() []string { return []string{TableName, ServiceTableName, PolicyTableName} }
 
 // Table is a whole nftables table as it shall be. Its order carries no meaning except that of
 // the rules within a chain; Sorted gives the one form that is compared and printed.

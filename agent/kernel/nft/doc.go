@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package nft keeps the one nftables table that Weftnet owns as it is wanted. It speaks netlink
+// Package nft keeps the nftables tables that Weftnet owns as they are wanted, each by itself. It speaks netlink
 // itself: the expressions of rules come from google/nftables, the messages around them from here,
 // so that a refused transaction names the step that the kernel refused, and so that a change of
 // set elements is nothing but those elements.

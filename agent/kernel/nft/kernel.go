@@ -23,7 +23,7 @@ type Table interface {
 	Apply(ctx context.Context, c Change) error
 }
 
-// Kernel keeps the table `inet weftnet` of one network namespace.
+// Kernel keeps one table of family inet in one network namespace.
 type Kernel struct {
 	family, name string
 	conn         *conn
@@ -42,8 +42,12 @@ type Kernel struct {
 
 var _ Table = (*Kernel)(nil)
 
-// New opens the table of the network namespace of the calling thread. It changes nothing.
-func New() (*Kernel, error) {
+// New opens the mesh's table in the network namespace of the calling thread. It changes nothing.
+func New() (*Kernel, error) { return NewTable(state.TableName) }
+
+// NewTable opens the table of that name. Each part of the agent has one of its own, so that the
+// kernel validates, and a repair lists, only what the part itself wrote.
+func NewTable(name string) (*Kernel, error) {
 	c, err := dial()
 	if err != nil {
 		return nil, err
@@ -52,7 +56,7 @@ func New() (*Kernel, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	return &Kernel{family: "inet", name: state.TableName, conn: c, events: events}, nil
+	return &Kernel{family: "inet", name: name, conn: c, events: events}, nil
 }
 
 // Close ends the sockets. The table stands.
