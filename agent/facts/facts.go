@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/weftnet/weftnet/agent/state"
 )
@@ -47,6 +48,9 @@ type Observation struct {
 	Backend state.LinkKind
 	// Peers are the statistics of every mesh device.
 	Peers []state.PeerStats
+	// Liveness is what the look before came to, and Now the time of this one.
+	Liveness map[state.PublicKey]Liveness
+	Now      time.Time
 }
 
 // Facts is what follows.
@@ -65,7 +69,8 @@ type Facts struct {
 	IPv6    bool
 	Backend state.LinkKind
 	// Peers by public key.
-	Peers map[state.PublicKey]state.PeerStats
+	Peers    map[state.PublicKey]state.PeerStats
+	Liveness map[state.PublicKey]Liveness
 }
 
 // maxEndpoints bounds what a node publishes.
@@ -100,6 +105,7 @@ func Gather(o Observation) Facts {
 			f.Peers[p.PublicKey] = p
 		}
 	}
+	f.Liveness = livenessOf(o.Liveness, f.Peers, o.Now)
 	return f
 }
 

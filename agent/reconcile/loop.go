@@ -201,7 +201,8 @@ func (l *Loop) pass(ctx context.Context, kinds Kind, now time.Time) error {
 		return l.finish(now, err)
 	}
 	l.backend.decide(ctx, l.cfg, snap.Config)
-	f := l.facts(snap.InternalIPs, snap.ExternalIPs)
+	f := l.facts(snap.InternalIPs, snap.ExternalIPs, now)
+	l.liveness = f.Liveness
 	if l.planned.outdated(kinds, f, now) {
 		l.plan = mesh.Plan(mesh.Input{Snapshot: snap, Keys: l.cfg.Keys, Facts: f, Paths: l.plan.Paths, Now: now})
 		l.planned = plannedFrom{at: now, facts: f}
@@ -238,11 +239,11 @@ func (l *Loop) look(ctx context.Context, kinds Kind) error {
 	return nil
 }
 
-func (l *Loop) facts(internal, external []netip.Addr) facts.Facts {
+func (l *Loop) facts(internal, external []netip.Addr, now time.Time) facts.Facts {
 	return facts.Gather(facts.Observation{
 		Links: l.links, InternalIPs: internal, ExternalIPs: external,
 		IPv6: l.cfg.Kernel.Node.IPv6(), Backend: l.backend.kind,
-		Peers: slices.Concat(slices.Collect(maps.Values(l.stats))...),
+		Peers: slices.Concat(slices.Collect(maps.Values(l.stats))...), Liveness: l.liveness, Now: now,
 	})
 }
 
@@ -272,14 +273,13 @@ func (l *Loop) probe(now time.Time, f facts.Facts) {
 	if l.cfg.Probe == nil || l.plan.Waiting != "" {
 		return
 	}
-	stats := f.Peers
 	moved := !slices.Equal(l.backend.announced, l.plan.Own.Endpoints)
 	if moved {
-		stats = map[state.PublicKey]state.PeerStats{}
+		f = facts.Facts{}
 	} else if now.Sub(l.probed) < probeEvery && !l.stages.peersChanged {
 		return
 	}
-	if addresses := mesh.Probes(l.plan.Peers, stats, now); len(addresses) > 0 {
+	if addresses := mesh.Probes(l.plan.Peers, f, now); len(addresses) > 0 {
 		l.cfg.Probe(addresses)
 	}
 	l.probed, l.stages.peersChanged = now, false
@@ -288,6 +288,7 @@ func (l *Loop) probe(now time.Time, f facts.Facts) {
 
 func (l *Loop) finish(now time.Time, err error) error {
 	r := Report{Plan: l.plan, Facts: l.planned.facts, BackendReason: l.backend.reason, Err: err, At: now}
+	r.Facts.Liveness = l.liveness
 	r.Facts.Peers = map[state.PublicKey]state.PeerStats{}
 	for _, list := range l.stats {
 		for _, s := range list {

@@ -172,6 +172,7 @@ type Loop struct {
 	links    []facts.Link
 	have     map[string]state.Device // as read in this pass; zero when it could not be
 	stats    map[string][]state.PeerStats
+	liveness map[state.PublicKey]facts.Liveness
 	plan     mesh.Output
 	planned  plannedFrom
 	backend  backend

@@ -30,6 +30,8 @@ type Node struct {
 	Endpoints  []string `json:"endpoints,omitempty"`
 	ListenPort int32    `json:"listenPort,omitempty"`
 	MTU        int32    `json:"mtu,omitempty"`
+	// NATPeers are the nodes that this one hears through a NAT.
+	NATPeers []string `json:"natPeers,omitempty"`
 
 	// KeyHeldBy names the node that had PublicKey first, where that is another one, see SettleKeys.
 	KeyHeldBy string `json:"keyHeldBy,omitempty"`
@@ -99,7 +101,7 @@ func (n Node) Equal(o Node) bool {
 		return false
 	}
 	return slices.Equal(n.PodCIDRs, o.PodCIDRs) && slices.Equal(n.MeshIPs, o.MeshIPs) &&
-		slices.Equal(n.NodeIPs, o.NodeIPs) && slices.Equal(n.Endpoints, o.Endpoints) &&
+		slices.Equal(n.NodeIPs, o.NodeIPs) && slices.Equal(n.Endpoints, o.Endpoints) && slices.Equal(n.NATPeers, o.NATPeers) &&
 		n.Name == o.Name && n.Generation == o.Generation && n.PublicKey == o.PublicKey && n.KeyEpoch == o.KeyEpoch &&
 		n.ListenPort == o.ListenPort && n.MTU == o.MTU && n.KeyHeldBy == o.KeyHeldBy
 }

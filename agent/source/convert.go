@@ -19,7 +19,7 @@ func nodeFrom(object any) (snapshot.Node, bool) {
 		Name: n.Name, Created: n.CreationTimestamp.UTC(), Generation: n.Generation,
 		PodCIDRs: n.Spec.PodCIDRs, MeshIPs: n.Spec.MeshIPs, NodeIPs: n.Spec.NodeIPs,
 		PublicKey: n.Status.PublicKey, KeyEpoch: n.Status.KeyEpoch, Endpoints: n.Status.Endpoints,
-		ListenPort: n.Status.ListenPort, MTU: n.Status.MTU,
+		ListenPort: n.Status.ListenPort, MTU: n.Status.MTU, NATPeers: n.Status.NATPeers,
 	}, true
 }
 

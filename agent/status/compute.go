@@ -52,6 +52,7 @@ func Compute(o Observed) v1alpha1.MeshNodeStatus {
 	for _, e := range own.Endpoints {
 		s.Endpoints = append(s.Endpoints, e.String())
 	}
+	s.NATPeers = natPeers(o.Report.Plan.Peers)
 	silent := silentPeers(o)
 	s.Peers = v1alpha1.PeerSummary{Expected: int32(len(o.Report.Plan.Peers)), Connected: int32(len(o.Report.Plan.Peers) - len(silent))}
 	ready := meshReady(o.Report)
@@ -117,6 +118,20 @@ func oneLine(err error) string {
 	return err.Error()
 }
 
+// maxNATPeers is as many as the API takes.
+const maxNATPeers = 1000
+
+func natPeers(peers []mesh.Peer) []string {
+	var out []string
+	for _, p := range peers {
+		if p.BehindNAT && len(out) < maxNATPeers {
+			out = append(out, p.Node)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // silence is a peer without a good handshake, and why that may be.
 type silence struct {
 	node, why string
@@ -126,7 +141,7 @@ func silentPeers(o Observed) []silence {
 	var out []silence
 	for _, p := range o.Report.Plan.Peers {
 		stats := o.Report.Facts.Peers[p.Key]
-		if p.Refused == "" && mesh.Connected(stats, o.Now) {
+		if p.Refused == "" && mesh.Connected(o.Report.Facts, p.Key, o.Now) {
 			continue
 		}
 		out = append(out, silence{node: p.Node, why: whySilent(o.Report, p, stats)})
@@ -145,6 +160,9 @@ func whySilent(r reconcile.Report, p mesh.Peer, stats state.PeerStats) string {
 		return "it publishes no endpoint, and has not been heard of"
 	case !sharesFamily(r.Facts.UplinkAddrs, p.Published) && !stats.Endpoint.IsValid():
 		return "it has no endpoint of an address family that this node has"
+	case !stats.LastHandshake.IsZero() && mesh.Silent(r.Facts.Liveness[p.Key]):
+		return fmt.Sprintf("no answer since %s: the node is down, or UDP to %s or back does not get through",
+			r.Facts.Liveness[p.Key].Since.UTC().Truncate(time.Minute).Format("15:04 UTC"), stats.Endpoint)
 	case !stats.LastHandshake.IsZero():
 		return fmt.Sprintf("silent since its handshake at %s: the node is down, or UDP to %s does not get through",
 			stats.LastHandshake.UTC().Truncate(time.Minute).Format("15:04 UTC"), stats.Endpoint)

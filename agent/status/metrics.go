@@ -156,7 +156,7 @@ func collectPeer(out chan<- prometheus.Metric, r reconcile.Report, p mesh.Peer, 
 		endpoint = stats.Endpoint.String()
 	}
 	gauge(out, descPeer, 1, p.Node, endpoint, p.Key.String())
-	return p.Refused == "" && mesh.Connected(stats, now)
+	return p.Refused == "" && mesh.Connected(r.Facts, p.Key, now)
 }
 
 func (c Collector) collectDrops(out chan<- prometheus.Metric) {

@@ -81,6 +81,12 @@ func TestComputeConditions(t *testing.T) {
 		{"one peer silent", func(r *reconcile.Report) {
 			stats(r, 3, func(s *state.PeerStats) { s.LastHandshake = now.Add(-time.Hour) })
 		}, 2, "True", "True", "False", "InForce", "1 of 2 peers have no good handshake: node3 (silent since its handshake at 11:00 UTC"},
+		{"one peer does not answer", func(r *reconcile.Report) {
+			r.Facts.Liveness = map[state.PublicKey]facts.Liveness{key(3): {Since: now.Add(-time.Minute), Unanswered: 20 * time.Second}}
+		}, 2, "True", "True", "False", "InForce", "1 of 2 peers have no good handshake: node3 (no answer since 11:59 UTC"},
+		{"one peer takes its time", func(r *reconcile.Report) {
+			r.Facts.Liveness = map[state.PublicKey]facts.Liveness{key(3): {Since: now.Add(-time.Minute), Unanswered: 19 * time.Second}}
+		}, 2, "True", "True", "True", "InForce", "all 2 peers"},
 		{"never heard of", func(r *reconcile.Report) {
 			stats(r, 3, func(s *state.PeerStats) { s.LastHandshake, s.RxBytes = time.Time{}, 0 })
 		}, 2, "True", "True", "False", "InForce", "no answer from 192.0.2.3:51820: UDP is blocked"},
@@ -130,9 +136,10 @@ func TestComputeConditions(t *testing.T) {
 func TestComputeFields(t *testing.T) {
 	r := report(3)
 	delete(r.Facts.Peers, key(4))
+	r.Plan.Peers[1].BehindNAT = true
 	s := Compute(Observed{Report: r, Now: now})
 	if s.PublicKey != key(1).String() || s.KeyEpoch != 1 || s.ListenPort != 51820 || s.MTU != 1440 || s.Backend != v1alpha1.BackendKernel ||
-		len(s.Endpoints) != 2 || s.Endpoints[1] != "2001:db8::1" || s.Peers.Expected != 3 || s.Peers.Connected != 2 {
+		len(s.Endpoints) != 2 || s.Endpoints[1] != "2001:db8::1" || s.Peers.Expected != 3 || s.Peers.Connected != 2 || len(s.NATPeers) != 1 || s.NATPeers[0] != "node3" {
 		t.Errorf("status %+v", s)
 	}
 }

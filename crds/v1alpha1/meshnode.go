@@ -94,6 +94,14 @@ type MeshNodeStatus struct {
 	// +optional
 	Backend Backend `json:"backend,omitempty"`
 
+	// NATPeers names the peers that the node hears from an address or port that they do not publish,
+	// as behind a NAT. Keepalives flow between the two, so that the NAT does not forget them.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=1000
+	// +kubebuilder:validation:items:MaxLength=253
+	NATPeers []string `json:"natPeers,omitempty"`
+
 	// Peers counts the node's peers.
 	// +optional
 	Peers PeerSummary `json:"peers,omitzero"`

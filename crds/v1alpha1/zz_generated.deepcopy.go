@@ -324,6 +324,11 @@ func (in *MeshNodeStatus) DeepCopyInto(out *MeshNodeStatus) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.NATPeers != nil {
+		in, out := &in.NATPeers, &out.NATPeers
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	out.Peers = in.Peers
 	if in.Conditions != nil {
 		in, out := &in.Conditions, &out.Conditions

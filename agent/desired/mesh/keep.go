@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/weftnet/weftnet/agent/facts"
 	"github.com/weftnet/weftnet/agent/state"
 )
 
@@ -60,24 +61,35 @@ const (
 	// probeAfter is the age of a session that WireGuard renews when a packet is sent
 	// (REKEY_AFTER_TIME).
 	probeAfter = 120 * time.Second
+	// suspectAfter is how long a peer may leave everything unanswered before it is asked for a sign of
+	// life. A peer that is only listened to, as with a flow of UDP in one direction, gives one by itself
+	// every 10 s.
+	suspectAfter = 4 * time.Second
+	// silentAfter is when it is given up: three probes and WireGuard's own keepalive later.
+	silentAfter = 20 * time.Second
 )
 
-// Connected tells whether the peer's last handshake is still good.
-func Connected(stats state.PeerStats, now time.Time) bool {
-	return !stats.LastHandshake.IsZero() && now.Sub(stats.LastHandshake) < goodFor
+// Connected tells whether the peer's last handshake is still good, and what is sent to it answered.
+func Connected(f facts.Facts, key state.PublicKey, now time.Time) bool {
+	last := f.Peers[key].LastHandshake
+	return !last.IsZero() && now.Sub(last) < goodFor && !Silent(f.Liveness[key])
 }
 
+// Silent tells whether the peer has left unanswered what any peer answers.
+func Silent(l facts.Liveness) bool { return l.Unanswered >= silentAfter }
+
 // Probes are mesh addresses to send something to, one for each peer whose handshake is missing or
-// about to grow old: WireGuard itself makes no handshake until it has something to send, so that
-// an idle peer could not be told from a dead one.
-func Probes(peers []Peer, stats map[state.PublicKey]state.PeerStats, now time.Time) []netip.Addr {
+// about to grow old, or who does not answer: WireGuard itself makes no handshake until it has something
+// to send, so that an idle peer could not be told from a dead one. A pair that has nothing to say to each
+// other is left in peace.
+func Probes(peers []Peer, f facts.Facts, now time.Time) []netip.Addr {
 	var out []netip.Addr
 	for _, p := range peers {
 		if p.Refused != "" || len(p.MeshIPs) == 0 {
 			continue
 		}
-		last := stats[p.Key].LastHandshake
-		if last.IsZero() || now.Sub(last) >= probeAfter {
+		last := f.Peers[p.Key].LastHandshake
+		if last.IsZero() || now.Sub(last) >= probeAfter || f.Liveness[p.Key].Unanswered >= suspectAfter {
 			out = append(out, p.MeshIPs[0])
 		}
 	}

@@ -56,6 +56,8 @@ type Peer struct {
 	Published []netip.AddrPort
 	// MeshIPs are the node's addresses in the mesh.
 	MeshIPs []netip.Addr
+	// BehindNAT says that the node is heard from an address or port that it does not publish.
+	BehindNAT bool
 	// Refused says why the node is no peer although it has published a key; empty when it is one.
 	Refused string
 }
@@ -161,7 +163,7 @@ func Plan(in Input) Output {
 	out.ClusterCIDRs = clusterCIDRs(out.Pools, members)
 	own, others := split(members, in.Snapshot.Self)
 	out.Own = ownOf(own, in)
-	out.Peers = peersOf(others)
+	out.Peers = peersOf(in, others)
 	for _, m := range others {
 		out.PeerIPs = append(out.PeerIPs, m.nodeIPs...)
 	}
@@ -228,7 +230,7 @@ func ownOf(own *member, in Input) Own {
 	return o
 }
 
-func peersOf(others []*member) []Peer {
+func peersOf(in Input, others []*member) []Peer {
 	var out []Peer
 	for _, m := range others {
 		if m.PublicKey == "" {
@@ -236,7 +238,7 @@ func peersOf(others []*member) []Peer {
 		}
 		p := Peer{Node: m.Name, Published: m.endpoints, MeshIPs: m.meshIPs, Refused: m.refused}
 		if m.isPeer() {
-			p.Key = m.key
+			p.Key, p.BehindNAT = m.key, behindNAT(in, m)
 		}
 		out = append(out, p)
 	}

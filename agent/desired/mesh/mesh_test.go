@@ -200,6 +200,11 @@ func seen(in *Input, i int, endpoint string, age time.Duration, tx uint64) {
 
 const never = -1
 
+// silent has peer i leave everything unanswered for so long.
+func silent(in *Input, i int, since time.Duration) {
+	in.Facts.Liveness = map[state.PublicKey]facts.Liveness{privateKey(i).Public(): {Since: now.Add(-since), Unanswered: since}}
+}
+
 func TestEndpoint(t *testing.T) {
 	const a4, a6, nat, old = "192.0.2.2:51820", "[2001:db8::2]:51820", "203.0.113.7:31000", "192.0.2.99:51820"
 	chosen := func(e string, ago time.Duration, tx uint64) Path {
@@ -224,6 +229,25 @@ func TestEndpoint(t *testing.T) {
 		{"not tried for long", func(in *Input) { seen(in, 2, a4, never, 900) }, chosen(a4, 10*time.Second, 100), "", 0},
 		{"idle is not dead", func(in *Input) { seen(in, 2, a4, time.Hour, 100) }, chosen(a4, 2*time.Hour, 100), "", 0},
 		{"dead after having lived: the other family", func(in *Input) { seen(in, 2, a4, 4*time.Minute, 900) }, chosen(a4, time.Hour, 100), a6, 0},
+		{"no answer of late: the other family", func(in *Input) { seen(in, 2, a4, time.Minute, 900); silent(in, 2, 20*time.Second) }, chosen(a4, time.Hour, 100), a6, 0},
+		{"an answer is still awaited", func(in *Input) { seen(in, 2, a4, time.Minute, 900); silent(in, 2, 19*time.Second) }, chosen(a4, time.Hour, 100), "", 0},
+		{"no answer of late through a NAT: no other way is known", func(in *Input) {
+			seen(in, 2, nat, time.Minute, 900)
+			silent(in, 2, time.Minute)
+		}, chosen(a4, time.Hour, 100), "", 25 * time.Second},
+		{"this node is behind a NAT, as the peer says", func(in *Input) {
+			seen(in, 2, a4, time.Minute, 9)
+			in.Snapshot.Nodes[1].NATPeers = []string{"node1", "other"}
+		}, chosen(a4, time.Hour, 0), "", 25 * time.Second},
+		{"that too is switched off", func(in *Input) {
+			in.Snapshot.Config.Keepalive = 0
+			seen(in, 2, a4, time.Minute, 9)
+			in.Snapshot.Nodes[1].NATPeers = []string{"node1"}
+		}, chosen(a4, time.Hour, 0), "", 0},
+		{"another is behind a NAT", func(in *Input) {
+			seen(in, 2, a4, time.Minute, 9)
+			in.Snapshot.Nodes[1].NATPeers = []string{"node3"}
+		}, chosen(a4, time.Hour, 0), "", 0},
 		{"no way by IPv4 from here", func(in *Input) { in.Facts.UplinkAddrs = in.Facts.UplinkAddrs[1:] }, Path{}, a6, 0},
 		{"publishes nothing", func(in *Input) { in.Snapshot.Nodes[1].Endpoints = nil }, Path{}, "", 0},
 		{"publishes nothing and is heard", func(in *Input) { in.Snapshot.Nodes[1].Endpoints = nil; seen(in, 2, nat, time.Second, 0) }, Path{}, "", 25 * time.Second},
@@ -351,13 +375,26 @@ func TestProbesAndConnected(t *testing.T) {
 	in := input(node(1), node(2), node(3), node(4), with(node(5), func(n *snapshot.Node) { n.PublicKey = "x" }))
 	seen(&in, 2, "192.0.2.2:51820", 119*time.Second, 0)
 	seen(&in, 3, "192.0.2.3:51820", 121*time.Second, 0)
-	got := Probes(Plan(in).Peers, in.Facts.Peers, now)
+	got := Probes(Plan(in).Peers, in.Facts, now)
 	if want := []netip.Addr{netip.MustParseAddr("10.244.3.1"), netip.MustParseAddr("10.244.4.1")}; !slices.Equal(got, want) {
 		t.Errorf("probes to %v, want %v", got, want)
 	}
+	silent(&in, 2, 3*time.Second)
+	if got := Probes(Plan(in).Peers, in.Facts, now); len(got) != 2 {
+		t.Errorf("probes to %v while an answer may be on its way", got)
+	}
+	silent(&in, 2, 4*time.Second)
+	if got := Probes(Plan(in).Peers, in.Facts, now); len(got) != 3 {
+		t.Errorf("probes to %v though one of the peers does not answer", got)
+	}
+	silent(&in, 2, 20*time.Second)
+	if Connected(in.Facts, privateKey(2).Public(), now) {
+		t.Error("a peer that has left everything unanswered for 20 s is connected")
+	}
+	in.Facts.Liveness = nil
 	for age, want := range map[time.Duration]bool{never: false, 0: true, 209 * time.Second: true, 211 * time.Second: false} {
 		seen(&in, 2, "", age, 0)
-		if Connected(in.Facts.Peers[privateKey(2).Public()], now) != want {
+		if Connected(in.Facts, privateKey(2).Public(), now) != want {
 			t.Errorf("handshake %v ago: connected is %v", age, !want)
 		}
 	}

@@ -90,7 +90,7 @@ func choosePaths(in Input, others []*member) choices {
 		if known {
 			current = unmap(stats.Endpoint)
 		}
-		want := choose(reachable(m.endpoints, in.Facts), stats, current, in.Paths[m.key], in.Now)
+		want := choose(in, m, stats, current)
 		c.endpoint[m.key] = want
 		path := in.Paths[m.key]
 		if want.IsValid() {
@@ -106,8 +106,12 @@ func choosePaths(in Input, others []*member) choices {
 // choose returns the endpoint to ask for, or none to leave the peer's endpoint as it is. IPv4 comes
 // first on every node, because two nodes with different preferences would chase each other from
 // family to family, and because its header is the smaller.
-func choose(candidates []netip.AddrPort, stats state.PeerStats, current netip.AddrPort, path Path, now time.Time) netip.AddrPort {
+//
+// A published endpoint is given up for another as soon as nothing sent there is answered; one that the
+// peer has roamed to, perhaps through a NAT, only with the session, since no other is known to work.
+func choose(in Input, m *member, stats state.PeerStats, current netip.AddrPort) netip.AddrPort {
 	none := netip.AddrPort{}
+	candidates, path := reachable(m.endpoints, in.Facts), in.Paths[m.key]
 	if len(candidates) == 0 {
 		return none
 	}
@@ -117,11 +121,11 @@ func choose(candidates []netip.AddrPort, stats state.PeerStats, current netip.Ad
 		return candidates[0]
 	case at < 0 && current == path.Chosen:
 		return candidates[0] // it was our choice, and the peer has moved
-	case alive(stats, now):
+	case alive(stats, in.Now) && (at < 0 || !Silent(in.Facts.Liveness[m.key])):
 		return none // proven, wherever it has roamed to
 	case at < 0:
 		return candidates[0]
-	case len(candidates) > 1 && path.Chosen == current && unanswered(stats, path, now):
+	case len(candidates) > 1 && path.Chosen == current && unanswered(stats, path, in.Now):
 		return candidates[(at+1)%len(candidates)]
 	default:
 		return none
@@ -149,13 +153,17 @@ func reachable(list []netip.AddrPort, f facts.Facts) []netip.AddrPort {
 	return out
 }
 
-// keepalive is on where a NAT stands between: the peer is heard from somewhere else than it says.
-func keepalive(in Input, m *member) time.Duration {
+// behindNAT tells whether the peer is heard from somewhere else than it says: a NAT stands between.
+func behindNAT(in Input, m *member) bool {
 	stats := in.Facts.Peers[m.key]
-	if !alive(stats, in.Now) {
-		return 0
-	}
-	if slices.Contains(m.endpoints, unmap(stats.Endpoint)) || stats.Endpoint == in.Paths[m.key].Chosen {
+	return alive(stats, in.Now) && stats.Endpoint.IsValid() &&
+		!slices.Contains(m.endpoints, unmap(stats.Endpoint)) && stats.Endpoint != in.Paths[m.key].Chosen
+}
+
+// keepalive is on where a NAT stands between, on both sides of it. Only the side outside can see the NAT, and
+// says so in its status; and a NAT need not keep open what is refreshed from outside only (RFC 4787, REQ-6).
+func keepalive(in Input, m *member) time.Duration {
+	if !behindNAT(in, m) && !slices.Contains(m.NATPeers, in.Snapshot.Self) {
 		return 0
 	}
 	interval := in.Snapshot.Config.Keepalive.Round(time.Second)
