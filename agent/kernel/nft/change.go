@@ -24,6 +24,9 @@ type Change struct {
 	Create bool
 	// Flush empties chains whose rules change or that go away.
 	Flush []string
+	// OneByOne gives each element a message of its own, so that a refusal names the element. It is
+	// slow, and for finding out what is wrong.
+	OneByOne bool
 	// Elements are carried out in two halves: what is deleted here, what is added after Sets.
 	Elements    []ElementChange
 	DelSets     []string

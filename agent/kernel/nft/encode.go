@@ -5,7 +5,6 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +17,8 @@ type encoder struct {
 	table  string
 	family byte
 	msgs   []message
+	// oneByOne gives each element a message of its own.
+	oneByOne bool
 }
 
 var families = map[string]byte{"inet": unix.NFPROTO_INET, "ip": unix.NFPROTO_IPV4, "ip6": unix.NFPROTO_IPV6}
@@ -36,7 +37,7 @@ func encode(c Change) ([]message, error) {
 	if !ok {
 		return nil, fmt.Errorf("unknown table family %q", c.Family)
 	}
-	e := &encoder{table: c.Name, family: family}
+	e := &encoder{table: c.Name, family: family, oneByOne: c.OneByOne}
 	if c.Drop {
 		e.drop()
 	}
@@ -305,30 +306,22 @@ func setUdata(s state.Set) []byte {
 // elements sends elements in messages of bounded length.
 func (e *encoder) elements(typ, flags uint16, verb string, s state.Set, elements []state.Element) error {
 	var list []byte
-	count := 0
-	flush := func() {
-		if count > 0 {
-			what := fmt.Sprintf("%s %d elements of %s, the last %s", verb, count, s.Name, lastElement(s, elements))
-			e.add(typ, flags, what, wire.Str(unix.NFTA_SET_ELEM_LIST_TABLE, e.table), wire.Str(unix.NFTA_SET_ELEM_LIST_SET, s.Name),
-				wire.Attr{Type: unix.NFTA_SET_ELEM_LIST_ELEMENTS | unix.NLA_F_NESTED, Data: list})
-		}
-		list, count = nil, 0
-	}
-	for _, el := range elements {
-		b, err := encodeElement(s, el, typ == unix.NFT_MSG_NEWSETELEM)
-		if err != nil {
+	first := 0
+	for i, el := range elements {
+		var err error
+		if list, err = appendElement(list, s, el, typ == unix.NFT_MSG_NEWSETELEM); err != nil {
 			return fmt.Errorf("element %s of %s: %w", s.FormatElement(el), s.Name, err)
 		}
-		if len(list)+len(b) > maxElementsLength {
-			flush()
+		if len(list) < maxElementsLength && i < len(elements)-1 && !e.oneByOne {
+			continue
 		}
-		list = append(list, b...)
-		count++
+		what := fmt.Sprintf("%s element %s of %s", verb, s.FormatElement(el), s.Name)
+		if first < i {
+			what = fmt.Sprintf("%s %d elements of %s, the last %s", verb, i+1-first, s.Name, s.FormatElement(el))
+		}
+		e.add(typ, flags, what, wire.Str(unix.NFTA_SET_ELEM_LIST_TABLE, e.table), wire.Str(unix.NFTA_SET_ELEM_LIST_SET, s.Name),
+			wire.Attr{Type: unix.NFTA_SET_ELEM_LIST_ELEMENTS | unix.NLA_F_NESTED, Data: list})
+		list, first = list[:0], i+1
 	}
-	flush()
 	return nil
-}
-
-func lastElement(s state.Set, elements []state.Element) string {
-	return strings.TrimSpace(s.FormatElement(elements[len(elements)-1]))
 }

@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -11,70 +12,89 @@ import (
 	"github.com/weftnet/weftnet/agent/state"
 )
 
-// encodeElement gives one element as entries of the list of elements. A range of a set with one
+// appendElement appends one element as entries of the list of elements. A range of a set with one
 // field is two entries, its beginning and the first value behind its end; a range of joined fields
-// is one entry with both ends.
-func encodeElement(s state.Set, el state.Element, withData bool) ([]byte, error) {
+// is one entry with both ends. There may be hundreds of thousands, so nothing is allocated here.
+func appendElement(b []byte, s state.Set, el state.Element, withData bool) ([]byte, error) {
 	if int(typeLen(s.Key)) != len(el.Key) {
-		return nil, fmt.Errorf("key has %d bytes, want %d", len(el.Key), typeLen(s.Key))
+		return b, fmt.Errorf("key has %d bytes, want %d", len(el.Key), typeLen(s.Key))
 	}
-	attrs := []wire.Attr{dataValue(unix.NFTA_SET_ELEM_KEY, el.Key)}
-	if s.Interval && len(s.Key) > 1 {
-		end := el.KeyEnd
-		if end == "" {
-			end = el.Key
-		}
-		attrs = append(attrs, dataValue(setElemKeyEnd, end))
-	}
-	if withData {
-		data, err := elementData(s, el)
-		if err != nil {
-			return nil, err
-		}
-		attrs = append(attrs, data...)
-		if el.Comment != "" {
-			attrs = append(attrs, wire.Bytes(unix.NFTA_SET_ELEM_USERDATA, udataString(nil, udataElemComment, el.Comment)))
-		}
-	}
-	list := wire.Put(nil, wire.Nest(unix.NFTA_LIST_ELEM, attrs...))
-	if !s.Interval || len(s.Key) > 1 {
-		return list, nil
-	}
+	joined := s.Interval && len(s.Key) > 1
 	end := el.KeyEnd
 	if end == "" {
 		end = el.Key
 	}
-	if next, ok := after(end); ok {
-		list = wire.Put(list, wire.Nest(unix.NFTA_LIST_ELEM,
-			dataValue(unix.NFTA_SET_ELEM_KEY, next), wire.Big32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)))
+	b, entry := openNest(b, unix.NFTA_LIST_ELEM)
+	b = appendValue(b, unix.NFTA_SET_ELEM_KEY, el.Key)
+	if joined {
+		b = appendValue(b, setElemKeyEnd, end)
 	}
-	return list, nil
+	if withData {
+		var err error
+		if b, err = appendData(b, s, el); err != nil {
+			return b, err
+		}
+		if el.Comment != "" {
+			b = wire.Put(b, wire.Bytes(unix.NFTA_SET_ELEM_USERDATA, udataString(nil, udataElemComment, el.Comment)))
+		}
+	}
+	closeNest(b, entry)
+	if s.Interval && !joined {
+		if next, ok := after(end); ok {
+			b, entry = openNest(b, unix.NFTA_LIST_ELEM)
+			b = appendValue(b, unix.NFTA_SET_ELEM_KEY, next)
+			b = wire.Put(b, wire.Big32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END))
+			closeNest(b, entry)
+		}
+	}
+	return b, nil
 }
 
-func dataValue(typ uint16, v state.Value) wire.Attr {
-	return wire.Nest(typ, wire.Bytes(unix.NFTA_DATA_VALUE, []byte(v)))
+const attrHeader = 4
+
+// openNest begins an attribute made of attributes and returns where it began; closeNest writes its
+// length, which is only known then.
+func openNest(b []byte, typ uint16) ([]byte, int) {
+	start := len(b)
+	b = binary.NativeEndian.AppendUint16(b, 0)
+	return binary.NativeEndian.AppendUint16(b, typ|unix.NLA_F_NESTED), start
 }
 
-func elementData(s state.Set, el state.Element) ([]wire.Attr, error) {
+func closeNest(b []byte, start int) { binary.NativeEndian.PutUint16(b[start:], uint16(len(b)-start)) }
+
+// appendValue appends a value, wrapped as nftables wraps data.
+func appendValue(b []byte, typ uint16, v state.Value) []byte {
+	b, nest := openNest(b, typ)
+	b = binary.NativeEndian.AppendUint16(b, uint16(attrHeader+len(v)))
+	b = binary.NativeEndian.AppendUint16(b, unix.NFTA_DATA_VALUE)
+	b = append(b, v...)
+	for range wire.Align(len(v)) - len(v) {
+		b = append(b, 0)
+	}
+	closeNest(b, nest)
+	return b
+}
+
+func appendData(b []byte, s state.Set, el state.Element) ([]byte, error) {
 	switch s.Kind {
 	case state.KindMap:
 		if int(typeLen(s.Data)) != len(el.Data) {
-			return nil, fmt.Errorf("data has %d bytes, want %d", len(el.Data), typeLen(s.Data))
+			return b, fmt.Errorf("data has %d bytes, want %d", len(el.Data), typeLen(s.Data))
 		}
-		return []wire.Attr{dataValue(unix.NFTA_SET_ELEM_DATA, el.Data)}, nil
+		return appendValue(b, unix.NFTA_SET_ELEM_DATA, el.Data), nil
 	case state.KindVMap:
 		v, err := kernelVerdict(el.Verdict)
 		if err != nil {
-			return nil, err
+			return b, err
 		}
 		parts := []wire.Attr{wire.Big32(unix.NFTA_VERDICT_CODE, uint32(v.Kind))}
 		if v.Chain != "" {
 			parts = append(parts, wire.Str(unix.NFTA_VERDICT_CHAIN, v.Chain))
 		}
-		return []wire.Attr{wire.Nest(unix.NFTA_SET_ELEM_DATA, wire.Nest(unix.NFTA_DATA_VERDICT, parts...))}, nil
+		return wire.Put(b, wire.Nest(unix.NFTA_SET_ELEM_DATA, wire.Nest(unix.NFTA_DATA_VERDICT, parts...))), nil
 	case state.KindSet:
 	}
-	return nil, nil
+	return b, nil
 }
 
 // after is the value that follows; there is none after the highest.

@@ -43,7 +43,7 @@ func TestRangesSurviveTheWire(t *testing.T) {
 		}
 		var entries []entry
 		for _, el := range s.Elements {
-			b, err := encodeElement(s, el, true)
+			b, err := appendElement(nil, s, el, true)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,0 +1,355 @@
+//go:build linux
+
+package nft
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weftnet/agent/state"
+)
+
+// maxRefused is how many owners the kernel may refuse one by one before the fault is taken for
+// everybody's.
+const maxRefused = 64
+
+// Put makes the elements of the given owners as wanted, those of each in one transaction, in the
+// order given, each no more than once. Owners that are not named keep what they have. When the kernel says that something
+// is not as it was written, the table is listed and all of it repaired. Owners whose elements the
+// kernel refuses are in the outcome, and the others go on. On an error what was not written counts
+// as not asked for.
+func (l *Ledger) Put(ctx context.Context, wanted []Wanted) (Outcome, error) {
+	steps, err := l.steps(wanted)
+	if err != nil {
+		return Outcome{}, err
+	}
+	var out Outcome
+	if !l.suspect {
+		if out, err = l.write(ctx, steps); !errors.Is(err, errUnlike) {
+			l.forgetGone(steps)
+			return out, err
+		}
+		out.Refused = nil
+	}
+	for _, s := range steps {
+		s.record.elements = s.next
+	}
+	more, err := l.Reload(ctx)
+	out.join(more)
+	return out, err
+}
+
+// steps are the changes that the wishes mean.
+func (l *Ledger) steps(wanted []Wanted) ([]ownerStep, error) {
+	steps := make([]ownerStep, 0, len(wanted))
+	for _, w := range wanted {
+		next, err := l.packWanted(w)
+		if err != nil {
+			return nil, err
+		}
+		if old := l.owners[w.Owner]; old != nil && old.age != w.Age && old.elements != "" {
+			// Another object of the same name: its rights over contested elements are its own.
+			steps = append(steps, ownerStep{record: old, old: old.elements})
+			delete(l.owners, w.Owner)
+		}
+		r := l.record(w)
+		if refused, ok := l.refused[w.Owner]; ok && refused.unknown && refused.wish != next {
+			l.suspect = true
+		}
+		if next != r.elements || next == "" {
+			steps = append(steps, ownerStep{record: r, old: r.elements, next: next})
+		}
+	}
+	return steps, nil
+}
+
+// forgetGone drops the records of owners that have nothing any more.
+func (l *Ledger) forgetGone(steps []ownerStep) {
+	for _, s := range steps {
+		r := s.record
+		if l.owners[r.owner] != r {
+			continue
+		}
+		if r.elements == "" && r.owner != frameOwner {
+			delete(l.owners, r.owner)
+		}
+		if r.elements == s.next {
+			delete(l.refused, r.owner)
+		}
+	}
+}
+
+// errUnlike says that the kernel's table is not what we wrote.
+var errUnlike = errors.New("the table is not as it was written")
+
+// write carries the steps out in transactions of bounded size.
+func (l *Ledger) write(ctx context.Context, steps []ownerStep) (Outcome, error) {
+	var out Outcome
+	t := &transit{}
+	for i, s := range steps {
+		l.stage(t, s.record, s.old, s.next)
+		if len(t.moves) < maxTransaction && i < len(steps)-1 {
+			continue
+		}
+		if err := l.send(ctx, t, &out); err != nil {
+			return out, err
+		}
+		t = &transit{}
+	}
+	return out, nil
+}
+
+// send gives one transaction to the kernel. One that is refused is undone and tried in halves, until
+// the owner is found that is to blame.
+func (l *Ledger) send(ctx context.Context, t *transit, out *Outcome) error {
+	c, deleted, added := l.change(t)
+	if deleted+added == 0 {
+		return nil
+	}
+	err := l.table.Apply(ctx, c)
+	if err == nil {
+		out.Transactions++
+		out.Deleted += deleted
+		out.Added += added
+		return nil
+	}
+	l.undo(t)
+	if unlike(err) && !l.reloading && !l.knownRefused(t.steps) {
+		return fmt.Errorf("%w: %w", errUnlike, err)
+	}
+	if !blamesContent(err) || len(out.Refused) >= maxRefused {
+		return err
+	}
+	if len(t.steps) == 1 {
+		l.refuse(ctx, t.steps[0], err, out)
+		return nil
+	}
+	half := len(t.steps) / 2
+	for _, part := range [][]ownerStep{t.steps[:half], t.steps[half:]} {
+		again := &transit{}
+		for _, s := range part {
+			l.stage(again, s.record, s.old, s.next)
+		}
+		if err := l.send(ctx, again, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unlike are the answers to a change that does not fit what is there.
+func unlike(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)
+}
+
+// blamesContent tells errors that something in the transaction may be the cause of from those of
+// the kernel, the socket or our rights, which every transaction would meet.
+func blamesContent(err error) bool {
+	for _, general := range []error{unix.EPERM, unix.EACCES, unix.ENOMEM, unix.ENOBUFS, unix.EAGAIN, unix.EINTR, unix.EBADF,
+		context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, general) {
+			return false
+		}
+	}
+	return true
+}
+
+// knownRefused tells whether the kernel has refused just these wishes after a look at the table:
+// looking again would not help.
+func (l *Ledger) knownRefused(steps []ownerStep) bool {
+	return slices.ContainsFunc(steps, func(s ownerStep) bool { return s.next != "" && l.refused[s.record.owner].wish == s.next })
+}
+
+// refuse notes the owner, and asks the kernel which element it is.
+func (l *Ledger) refuse(ctx context.Context, s ownerStep, err error, out *Outcome) {
+	t := &transit{}
+	l.stage(t, s.record, s.old, s.next)
+	c, _, _ := l.change(t)
+	l.undo(t)
+	c.OneByOne = true
+	if exact := l.table.Apply(ctx, c); exact != nil {
+		err = exact
+	} else {
+		// It fits after all: the fault was a passing one.
+		l.stage(&transit{}, s.record, s.old, s.next)
+		out.Transactions++
+		return
+	}
+	l.refused[s.record.owner] = refusedWish{wish: s.next, unknown: l.reloading}
+	out.Refused = append(out.Refused, Refusal{Owner: s.record.owner, Err: err})
+}
+
+// Reload lists the table, and repairs what is not as recorded: the frame, and each owner's elements.
+// Elements of nobody are deleted once Sweep has been called.
+func (l *Ledger) Reload(ctx context.Context) (Outcome, error) {
+	out := Outcome{Observed: true}
+	l.suspect = true
+	have, err := l.table.Observe(ctx)
+	if err != nil {
+		return out, err
+	}
+	l.reloading = true
+	defer func() { l.reloading = false }()
+	steps, refused := l.all(), maps.Clone(l.refused)
+	l.clearIndex()
+	for i, s := range steps {
+		steps[i].next, s.record.elements = s.record.elements, ""
+	}
+	err = l.repairFrame(ctx, have, &out)
+	if err == nil {
+		var more Outcome
+		more, err = l.write(ctx, steps)
+		out.join(more)
+	}
+	if err != nil {
+		l.restore(steps)
+		l.refused = refused
+		return out, err
+	}
+	l.keepRefused()
+	l.forgetGone(steps)
+	l.suspect = false
+	if l.swept {
+		more, err := l.sweep(ctx)
+		out.join(more)
+		return out, err
+	}
+	return out, nil
+}
+
+// restore takes every record back as a wish, after a reload that did not come to its end. What the
+// kernel has is then unknown, and the next call is a Reload.
+func (l *Ledger) restore(steps []ownerStep) {
+	l.clearIndex()
+	for _, s := range steps {
+		l.stage(&transit{}, s.record, "", s.next)
+	}
+}
+
+// all is every owner, in the order in which they are written anew.
+func (l *Ledger) all() []ownerStep {
+	steps := make([]ownerStep, 0, len(l.owners))
+	for _, r := range l.owners {
+		steps = append(steps, ownerStep{record: r})
+	}
+	slices.SortFunc(steps, func(a, b ownerStep) int {
+		return cmp.Or(cmp.Compare(frameFirst(a.record), frameFirst(b.record)), cmp.Compare(a.record.rank, b.record.rank),
+			strings.Compare(a.record.owner, b.record.owner))
+	})
+	return steps
+}
+
+func frameFirst(r *record) int {
+	if r.owner == frameOwner {
+		return 0
+	}
+	return 1
+}
+
+// repairFrame makes everything but the elements as wanted, and notes which elements are found in
+// the sets that stay.
+func (l *Ledger) repairFrame(ctx context.Context, have Observed, out *Outcome) error {
+	change := Diff(withoutElements(have), l.frame)
+	change.Elements = append(change.Elements, leadingTo(have, l.frame, change)...)
+	if !change.Empty() {
+		if err := l.table.Apply(ctx, change); err != nil {
+			return err
+		}
+		out.Frame = change
+		out.Transactions++
+	}
+	for i, s := range l.frame.Sets {
+		l.found[i] = map[string]state.Element{}
+		if slices.Contains(change.DelSets, s.Name) {
+			continue
+		}
+		for _, e := range elementsOf(have, s.Name) {
+			if !slices.Contains(change.DelChains, e.Verdict.Chain) {
+				l.found[i][string(e.Key)+string(e.KeyEnd)] = e
+			}
+		}
+	}
+	return nil
+}
+
+// withoutElements is what is there, less the elements.
+func withoutElements(have Observed) Observed {
+	have.Sets = slices.Clone(have.Sets)
+	for i := range have.Sets {
+		have.Sets[i].Elements = nil
+	}
+	return have
+}
+
+func elementsOf(have Observed, set string) []state.Element {
+	for _, h := range have.Sets {
+		if h.Head.name == set {
+			return h.Elements
+		}
+	}
+	return nil
+}
+
+// leadingTo are the elements of sets that stay which lead to chains that go: they have to go first.
+func leadingTo(have Observed, frame state.Table, change Change) []ElementChange {
+	var out []ElementChange
+	for _, s := range frame.Sets {
+		if s.Kind != state.KindVMap || len(change.DelChains) == 0 || slices.Contains(change.DelSets, s.Name) {
+			continue
+		}
+		var gone []state.Element
+		for _, e := range elementsOf(have, s.Name) {
+			if slices.Contains(change.DelChains, e.Verdict.Chain) {
+				gone = append(gone, e)
+			}
+		}
+		if len(gone) > 0 {
+			out = append(out, ElementChange{Set: s, Delete: gone})
+		}
+	}
+	return out
+}
+
+// keepRefused keeps the elements that refused owners have from being swept away.
+func (l *Ledger) keepRefused() {
+	for _, r := range l.refused {
+		for e, rest, ok := r.wish.next(); ok; e, rest, ok = rest.next() {
+			delete(l.found[e.set], e.key)
+		}
+	}
+}
+
+// Sweep deletes the elements that nobody has asked for since the table was listed. Call it when
+// everything that is wanted has been put; from then on Reload does so too.
+func (l *Ledger) Sweep(ctx context.Context) (Outcome, error) {
+	l.swept = true
+	return l.sweep(ctx)
+}
+
+func (l *Ledger) sweep(ctx context.Context) (Outcome, error) {
+	var out Outcome
+	for i, found := range l.found {
+		set := l.frame.Sets[i]
+		var left []state.Element
+		for _, e := range found {
+			left = append(left, e)
+		}
+		for part := range slices.Chunk(state.SortElements(left), maxTransaction) {
+			c := Change{Family: l.frame.Family, Name: l.frame.Name, Elements: []ElementChange{{Set: set, Delete: part}}}
+			if err := l.table.Apply(ctx, c); err != nil {
+				return out, fmt.Errorf("delete leftovers: %w", err)
+			}
+			out.Transactions++
+			out.Deleted += len(part)
+		}
+		l.found[i] = nil
+	}
+	return out, nil
+}
