@@ -78,6 +78,8 @@ func (t Target) Equal(o Target) bool {
 type Frontend struct {
 	FrontendKey
 	Kind FrontendKind
+	// PortName is the name of the Service's port; all frontends of a port lead to the same endpoints.
+	PortName string
 	// Affinity is how long a client stays with its endpoint after its last connection; 0 means not
 	// at all.
 	Affinity time.Duration
@@ -91,7 +93,7 @@ type Frontend struct {
 
 // Equal tells whether both are the same frontend with the same meaning.
 func (f Frontend) Equal(o Frontend) bool {
-	return f.FrontendKey == o.FrontendKey && f.Kind == o.Kind && f.Affinity == o.Affinity &&
+	return f.FrontendKey == o.FrontendKey && f.Kind == o.Kind && f.PortName == o.PortName && f.Affinity == o.Affinity &&
 		f.Inside.Equal(o.Inside) && f.Outside.Equal(o.Outside) &&
 		(f.Sources == nil) == (o.Sources == nil) && slices.Equal(f.Sources, o.Sources)
 }
