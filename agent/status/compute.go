@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weftnet/weftnet/agent/desired/mesh"
+	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/crds/v1alpha1"
@@ -35,6 +36,9 @@ type Observed struct {
 	Report reconcile.Report
 	// Generation of this node's MeshNode that the report is about.
 	Generation int64
+	// KubeProxy is what was found of a kube-proxy beside Weftnet's own service proxy; nil while that
+	// one is switched off, and before the first look.
+	KubeProxy *kubeproxy.Finding
 	// Before are the conditions as last written, for the time of their last transition.
 	Before []metav1.Condition
 	Now    time.Time
@@ -58,6 +62,9 @@ func Compute(o Observed) v1alpha1.MeshNodeStatus {
 	ready := meshReady(o.Report)
 	peers := peersConnected(o.Report, silent)
 	s.Conditions = []metav1.Condition{ready, peers, summary(ready, peers, s.Peers)}
+	if f := o.KubeProxy; f != nil {
+		s.Conditions = append(s.Conditions, condition(v1alpha1.ConditionKubeProxyPresent, f.Present(), f.Reason(), "%s", f.Message()))
+	}
 	for i := range s.Conditions {
 		stamp(&s.Conditions[i], o)
 	}

@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/weftnet/weftnet/agent/desired/mesh"
+	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile"
 	"github.com/weftnet/weftnet/agent/snapshot"
 	"github.com/weftnet/weftnet/crds/v1alpha1"
@@ -66,7 +67,9 @@ type Config struct {
 	Source Source
 	// Weftnet and Events are clients of the groups weftnet.io/v1alpha1 and events.k8s.io/v1.
 	Weftnet, Events rest.Interface
-	Log             *slog.Logger
+	// KubeProxy tells what was found of a kube-proxy beside Weftnet's own service proxy; nil looks for none.
+	KubeProxy func() (kubeproxy.Finding, bool)
+	Log       *slog.Logger
 }
 
 // Publisher writes the status of one MeshNode.
@@ -124,16 +127,40 @@ func (p *Publisher) publish(ctx context.Context, now time.Time) (time.Duration, 
 			return retryAfter, err
 		}
 	}
-	want := Compute(Observed{Report: report, Generation: p.generation(), Before: p.written.Conditions, Now: now})
+	rival := p.kubeProxy()
+	want := Compute(Observed{Report: report, Generation: p.generation(), KubeProxy: rival, Before: p.written.Conditions, Now: now})
+	problems := p.problems(report.Plan, rival)
 	if wait, due := p.due(want, now); !due {
-		return wait, p.tell(ctx, report.Plan, now)
+		return wait, p.tell(ctx, problems, now)
 	}
 	p.at = now
 	if err := p.apply(ctx, want); err != nil {
 		return retryAfter, err
 	}
 	p.written = &want
-	return refresh, p.tell(ctx, report.Plan, now)
+	return refresh, p.tell(ctx, problems, now)
+}
+
+func (p *Publisher) kubeProxy() *kubeproxy.Finding {
+	if p.cfg.KubeProxy == nil {
+		return nil
+	}
+	if f, known := p.cfg.KubeProxy(); known {
+		return &f
+	}
+	return nil
+}
+
+// problems are those to make events of: none of a plan that is partial.
+func (p *Publisher) problems(plan mesh.Output, rival *kubeproxy.Finding) []mesh.Problem {
+	var all []mesh.Problem
+	if !plan.Partial {
+		all = append(all, plan.Problems...)
+	}
+	if rival != nil && rival.Present() {
+		all = append(all, mesh.Problem{Kind: mesh.KindMeshNode, Name: p.cfg.Node, Reason: rival.Reason(), Message: rival.Message()})
+	}
+	return all
 }
 
 // due tells whether to write now, and if not when to look again.
@@ -199,7 +226,7 @@ func has(s snapshot.Snapshot) bool {
 // ownConditions leaves out what the operator writes.
 func ownConditions(all []metav1.Condition) []metav1.Condition {
 	var out []metav1.Condition
-	for _, kind := range []string{v1alpha1.ConditionMeshReady, v1alpha1.ConditionPeersConnected, v1alpha1.ConditionReady} {
+	for _, kind := range []string{v1alpha1.ConditionKubeProxyPresent, v1alpha1.ConditionMeshReady, v1alpha1.ConditionPeersConnected, v1alpha1.ConditionReady} {
 		for _, c := range all {
 			if c.Type == kind {
 				out = append(out, c)
@@ -231,13 +258,10 @@ func (p *Publisher) apply(ctx context.Context, s v1alpha1.MeshNodeStatus) error 
 
 // tell makes an event of each new problem. All agents find the same problem of an object; the name
 // of the event follows from its content, so that the first to tell it is the only one.
-func (p *Publisher) tell(ctx context.Context, plan mesh.Output, now time.Time) error {
-	if plan.Partial {
-		return nil
-	}
+func (p *Publisher) tell(ctx context.Context, problems []mesh.Problem, now time.Time) error {
 	current := map[mesh.Problem]bool{}
 	var errs []error
-	for _, problem := range plan.Problems {
+	for _, problem := range problems {
 		current[problem] = true
 		if p.told[problem] || len(p.told) >= maxEvents {
 			continue

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/weftnet/weftnet/agent/desired/mesh"
 	"github.com/weftnet/weftnet/agent/facts"
+	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/crds/v1alpha1"
@@ -141,6 +143,40 @@ func TestComputeFields(t *testing.T) {
 	if s.PublicKey != key(1).String() || s.KeyEpoch != 1 || s.ListenPort != 51820 || s.MTU != 1440 || s.Backend != v1alpha1.BackendKernel ||
 		len(s.Endpoints) != 2 || s.Endpoints[1] != "2001:db8::1" || s.Peers.Expected != 3 || s.Peers.Connected != 2 || len(s.NATPeers) != 1 || s.NATPeers[0] != "node3" {
 		t.Errorf("status %+v", s)
+	}
+}
+
+// TestKubeProxy : a condition only while Weftnet's own service proxy is on, and no node is unready for it.
+func TestKubeProxy(t *testing.T) {
+	for _, row := range []struct {
+		name           string
+		found          *kubeproxy.Finding
+		status, reason string
+		problems       int
+	}{
+		{"not looked for", nil, "", "", 0},
+		{"absent", &kubeproxy.Finding{}, "False", "NoKubeProxy", 0},
+		{"beside ours", &kubeproxy.Finding{Running: true, Rules: true, Mode: "nftables"}, "True", "KubeProxyRunning", 1},
+		{"left over", &kubeproxy.Finding{Rules: true, Mode: "iptables"}, "True", "KubeProxyRulesLeft", 1},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := report(2)
+			s := Compute(Observed{Report: r, KubeProxy: row.found, Now: now})
+			i := slices.IndexFunc(s.Conditions, func(c metav1.Condition) bool { return c.Type == v1alpha1.ConditionKubeProxyPresent })
+			if row.found == nil {
+				if i >= 0 {
+					t.Errorf("condition %+v", s.Conditions[i])
+				}
+			} else if c := find(t, s, v1alpha1.ConditionKubeProxyPresent); string(c.Status) != row.status || c.Reason != row.reason || !strings.Contains(c.Message, row.found.Mode) {
+				t.Errorf("condition %+v", c)
+			}
+			if c := find(t, s, v1alpha1.ConditionReady); c.Status != metav1.ConditionTrue {
+				t.Errorf("the node is unready: %+v", c)
+			}
+			if got := (&Publisher{}).problems(r.Plan, row.found); len(got) != row.problems {
+				t.Errorf("events of %+v, want %d", got, row.problems)
+			}
+		})
 	}
 }
 

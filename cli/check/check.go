@@ -13,6 +13,7 @@ import (
 
 	"github.com/weftnet/weftnet/agent/kernel/link"
 	"github.com/weftnet/weftnet/agent/kernel/probe"
+	"github.com/weftnet/weftnet/agent/kubeproxy"
 )
 
 // Answer is what a check says.
@@ -52,6 +53,8 @@ type Cluster struct {
 	Pools []string
 	// DaemonSets by namespace/name: another network gives itself away there.
 	DaemonSets []string
+	// KubeProxies are what agents say of a kube-proxy beside Weftnet's own service proxy, a node each.
+	KubeProxies []string
 }
 
 // MinimumVersion is the oldest Kubernetes that has what the chart needs (see Chart.yaml).
@@ -59,7 +62,7 @@ const MinimumVersion = "1.33.0"
 
 // Results are the answers of every check.
 func (c Cluster) Results() []Result {
-	results := []Result{c.version(), c.addresses(), c.otherNetwork()}
+	results := []Result{c.version(), c.addresses(), c.otherNetwork(), c.kubeProxy()}
 	return append(results, c.overlaps()...)
 }
 
@@ -107,6 +110,39 @@ func (c Cluster) otherNetwork() Result {
 	}
 	if len(seen) > 0 {
 		r.Answer, r.Text = Bad, "DaemonSet "+strings.Join(seen, ", ")
+	}
+	return r
+}
+
+// kubeProxy is told of in any case, since who serves Services is good to know; it is wrong only
+// beside Weftnet's own.
+func (c Cluster) kubeProxy() Result {
+	r := Result{Name: kubeProxyCheck, Answer: Good, Text: "none seen", Do: kubeProxyDo}
+	for _, name := range c.DaemonSets {
+		if name[strings.LastIndex(name, "/")+1:] == "kube-proxy" {
+			r.Text = "DaemonSet " + name + " serves Services; Weftnet's own service proxy can take over from it (docs/service-proxy.md)"
+		}
+	}
+	if len(c.KubeProxies) > 0 {
+		r.Answer, r.Text = Bad, strings.Join(c.KubeProxies, "; ")
+	}
+	return r
+}
+
+const (
+	kubeProxyCheck = "kube-proxy"
+	kubeProxyDo    = "remove kube-proxy, then its rules with `weft cleanup kube-proxy --all-nodes`; or set serviceProxy.enabled=false"
+)
+
+// KubeProxy judges what was found of one on this node; ours says whether the rules of Weftnet's own
+// service proxy are in force here.
+func KubeProxy(found kubeproxy.Finding, ours bool) Result {
+	r := Result{Name: kubeProxyCheck, Answer: Good, Text: found.Message(), Do: kubeProxyDo}
+	switch {
+	case !ours && found.Present():
+		r.Text = "serves Services on this node, or did: " + found.Reason() + " " + found.Mode
+	case found.Present():
+		r.Answer = Bad
 	}
 	return r
 }

@@ -39,6 +39,9 @@ func TestCluster(t *testing.T) {
 		"no range":                    {func(c *Cluster) { c.Pools = []string{"ten"} }, "pool ten", Bad, ""},
 		"another network":             {func(c *Cluster) { c.DaemonSets = []string{"kube-flannel/kube-flannel-ds"} }, "other networks", Bad, "kube-flannel-ds"},
 		"a node without an address":   {func(c *Cluster) { c.Nodes[0].Status.Addresses = nil }, "node addresses", Bad, "a has no InternalIP"},
+		"kube-proxy alone":            {func(*Cluster) {}, "kube-proxy", Good, "DaemonSet kube-system/kube-proxy"},
+		"no kube-proxy":               {func(c *Cluster) { c.DaemonSets = nil }, "kube-proxy", Good, "none seen"},
+		"kube-proxy beside ours":      {func(c *Cluster) { c.KubeProxies = []string{"a: kube-proxy runs"} }, "kube-proxy", Bad, "a: kube-proxy runs"},
 		"a DaemonSet of another sort": {func(c *Cluster) { c.DaemonSets = []string{"x/my-cilium"} }, "other networks", Good, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,10 +22,17 @@ type Cluster struct {
 	Namespace  string
 	Image      string
 	PullPolicy corev1.PullPolicy
-	// Node is what each of the nodes is to do.
-	Node Node
+	// Task is what each of the nodes is to do.
+	Task Task
 	// Timeout for all of them together; they work at the same time.
 	Timeout time.Duration
+}
+
+// Task is the work of one node: the arguments of weft that do it there with the node's file system at
+// /host, and the folders of the node that it needs.
+type Task interface {
+	Args() []string
+	Folders() []string
 }
 
 const jobLabel = "weftnet.io/cleanup"
@@ -122,7 +128,7 @@ func (c Cluster) JobFor(node string) batchv1.Job {
 			Image:           c.Image,
 			ImagePullPolicy: c.PullPolicy,
 			Command:         []string{"/weft"},
-			Args:            c.args(),
+			Args:            c.Task.Args(),
 			SecurityContext: &corev1.SecurityContext{
 				RunAsUser:                new(int64),
 				ReadOnlyRootFilesystem:   ptr(true),
@@ -131,7 +137,7 @@ func (c Cluster) JobFor(node string) batchv1.Job {
 			},
 		}},
 	}
-	for _, folder := range c.folders() {
+	for _, folder := range c.Task.Folders() {
 		name := "dir-" + fmt.Sprint(len(pod.Volumes))
 		pod.Volumes = append(pod.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: folder, Type: &directory}}})
 		pod.Containers[0].VolumeMounts = append(pod.Containers[0].VolumeMounts, corev1.VolumeMount{Name: name, MountPath: "/host" + folder})
@@ -147,27 +153,6 @@ func (c Cluster) JobFor(node string) batchv1.Job {
 			},
 		},
 	}
-}
-
-// folders are the parents of what is removed: a folder that is itself mounted cannot be.
-func (c Cluster) folders() []string {
-	folders := []string{c.Node.CNIBinDir, c.Node.CNIConfDir, "/run", "/var/run"}
-	if c.Node.State {
-		folders = append(folders, "/var/lib")
-	}
-	slices.Sort(folders)
-	return slices.Compact(folders)
-}
-
-func (c Cluster) args() []string {
-	args := []string{"cleanup", "--root=/host", "--cni-bin-dir=" + c.Node.CNIBinDir, "--cni-conf-dir=" + c.Node.CNIConfDir, "--patience=" + c.Node.Patience.String()}
-	for flag, set := range map[string]bool{"--state": c.Node.State, "--dry-run": c.Node.DryRun, "--force": c.Node.Force} {
-		if set {
-			args = append(args, flag)
-		}
-	}
-	slices.Sort(args[1:])
-	return args
 }
 
 func ptr[T any](v T) *T { return &v }

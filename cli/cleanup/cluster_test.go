@@ -11,9 +11,10 @@ import (
 // the Job's container has, and under it, since a mount point cannot be removed from within.
 func TestJobReachesWhatTheNodeRemoves(t *testing.T) {
 	for _, state := range []bool{false, true} {
-		c := Cluster{Image: "i", Namespace: "n", Node: Node{CNIBinDir: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d", State: state}}
+		node := Node{CNIBinDir: "/opt/cni/bin", CNIConfDir: "/etc/cni/net.d", State: state}
+		c := Cluster{Image: "i", Namespace: "n", Task: node}
 		pod := c.JobFor("tb-node2").Spec.Template.Spec
-		inContainer := c.Node
+		inContainer := node
 		inContainer.Root = "/host"
 		for _, path := range inContainer.Paths() {
 			if !slices.ContainsFunc(pod.Containers[0].VolumeMounts, func(m corev1.VolumeMount) bool {
@@ -28,5 +29,17 @@ func TestJobReachesWhatTheNodeRemoves(t *testing.T) {
 		if pod.NodeName != "tb-node2" || !pod.HostNetwork {
 			t.Errorf("the Job does not run in the node's network: %+v", pod)
 		}
+	}
+}
+
+// TestKubeProxyJobNeedsTheKernelOnly : no folder of the node, and the flags pass on.
+func TestKubeProxyJobNeedsTheKernelOnly(t *testing.T) {
+	c := Cluster{Image: "i", Namespace: "n", Task: KubeProxy{DryRun: true, Force: true}}
+	pod := c.JobFor("tb-node2").Spec.Template.Spec
+	if want := []string{"cleanup", "kube-proxy", "--dry-run", "--force"}; !slices.Equal(pod.Containers[0].Args, want) {
+		t.Errorf("args %v, want %v", pod.Containers[0].Args, want)
+	}
+	if len(pod.Volumes) != 0 || !pod.HostNetwork {
+		t.Errorf("volumes %v, host network %t", pod.Volumes, pod.HostNetwork)
 	}
 }

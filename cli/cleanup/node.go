@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -204,4 +205,26 @@ func (n Node) verb() string {
 		return "would remove"
 	}
 	return "remove"
+}
+
+// Folders are the parents of what is removed: a folder that is itself mounted cannot be.
+func (n Node) Folders() []string {
+	folders := []string{n.CNIBinDir, n.CNIConfDir, "/run", "/var/run"}
+	if n.State {
+		folders = append(folders, "/var/lib")
+	}
+	slices.Sort(folders)
+	return slices.Compact(folders)
+}
+
+// Args of the command that does the same on another node, with that node's folders under /host.
+func (n Node) Args() []string {
+	args := []string{"cleanup", "--root=/host", "--cni-bin-dir=" + n.CNIBinDir, "--cni-conf-dir=" + n.CNIConfDir, "--patience=" + n.Patience.String()}
+	for flag, set := range map[string]bool{"--state": n.State, "--dry-run": n.DryRun, "--force": n.Force} {
+		if set {
+			args = append(args, flag)
+		}
+	}
+	slices.Sort(args[1:])
+	return args
 }

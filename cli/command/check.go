@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,8 +16,11 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	kernelproxy "github.com/weftnet/weftnet/agent/kernel/kubeproxy"
 	"github.com/weftnet/weftnet/agent/kernel/probe"
+	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/cli/check"
+	"github.com/weftnet/weftnet/cli/cleanup"
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 )
 
@@ -37,7 +41,7 @@ func checkCommand(a *access) *cobra.Command {
 			var results []check.Result
 			var err error
 			if onNode {
-				results = check.Node(probe.Features(cmd.Context()))
+				results = append(check.Node(probe.Features(cmd.Context())), lookForKubeProxy(cmd.Context()))
 			} else if results, err = checkCluster(cmd.Context(), a, pools); err != nil {
 				return err
 			}
@@ -63,6 +67,9 @@ func checkCluster(ctx context.Context, a *access, pools []string) ([]check.Resul
 	}
 	cluster, err := gather(ctx, kube)
 	if err != nil {
+		return nil, err
+	}
+	if cluster.KubeProxies, err = kubeProxies(ctx, objects); err != nil {
 		return nil, err
 	}
 	if cluster.Pools = pools; len(pools) == 0 {
@@ -100,6 +107,40 @@ func gather(ctx context.Context, kube kubernetes.Interface) (check.Cluster, erro
 		c.DaemonSets = append(c.DaemonSets, daemons.Items[i].Namespace+"/"+daemons.Items[i].Name)
 	}
 	return c, nil
+}
+
+// kubeProxies are what the agents tell in their conditions; nothing where Weftnet is not installed yet.
+func kubeProxies(ctx context.Context, objects client.Client) ([]string, error) {
+	var nodes v1alpha1.MeshNodeList
+	switch err := objects.List(ctx, &nodes); {
+	case meta.IsNoMatchError(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("list MeshNodes: %w", err)
+	}
+	var seen []string
+	for i := range nodes.Items {
+		c := meta.FindStatusCondition(nodes.Items[i].Status.Conditions, v1alpha1.ConditionKubeProxyPresent)
+		if c != nil && c.Status == metav1.ConditionTrue {
+			seen = append(seen, nodes.Items[i].Name+": "+c.Message)
+		}
+	}
+	return seen, nil
+}
+
+// lookForKubeProxy looks on this node.
+func lookForKubeProxy(ctx context.Context) check.Result {
+	f, err := kernelproxy.New()
+	if err != nil {
+		return check.Result{Name: "kube-proxy", Answer: check.Unknown, Text: err.Error(), Do: "run this as root"}
+	}
+	defer func() { _ = f.Close() }()
+	found, err1 := kubeproxy.Look(ctx, f)
+	ours, err2 := f.HasTable(cleanup.ServiceTable)
+	if err := errors.Join(err1, err2); err != nil {
+		return check.Result{Name: "kube-proxy", Answer: check.Unknown, Text: err.Error(), Do: "run this as root"}
+	}
+	return check.KubeProxy(found, ours)
 }
 
 // installedPools are the ranges of the IPPools, or the chart's where Weftnet is not installed yet.

@@ -115,7 +115,7 @@ func Troubles(m *view.Mesh) []string {
 }
 
 // badWhenTrue are the conditions that tell a fault by being true.
-var badWhenTrue = []string{v1alpha1.ConditionExhausted, v1alpha1.ConditionConflict, v1alpha1.ConditionShrunk}
+var badWhenTrue = []string{v1alpha1.ConditionExhausted, v1alpha1.ConditionConflict, v1alpha1.ConditionShrunk, v1alpha1.ConditionKubeProxyPresent}
 
 func unmet(about string, conditions []metav1.Condition) []string {
 	var lines []string

@@ -11,6 +11,9 @@ const (
 	ConditionMeshReady = "MeshReady"
 	// ConditionPeersConnected on a MeshNode: every expected peer has a good handshake.
 	ConditionPeersConnected = "PeersConnected"
+	// ConditionKubeProxyPresent on a MeshNode, while Weftnet's own service proxy is switched on: a
+	// kube-proxy runs on the node beside it, or has left its rules.
+	ConditionKubeProxyPresent = "KubeProxyPresent"
 	// ConditionExhausted on an IPPool: a node wanted a block and none was free.
 	ConditionExhausted = "Exhausted"
 	// ConditionConflict on an IPPool: a range overlaps something else and is not used.

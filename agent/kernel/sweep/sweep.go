@@ -2,7 +2,7 @@
 
 // Package sweep finds and removes what Weftnet has made in the kernel of a node, by its marks
 // alone: links named weft*, routes of protocol 87, policy rules of priority 8700-8799, the
-// nftables table inet weftnet. It knows nothing of what was wanted, so it works where the agent is
+// nftables tables inet weftnet, weftnet-service and weftnet-policy. It knows nothing of what was wanted, so it works where the agent is
 // gone, and takes nothing that is another's.
 package sweep
 
@@ -27,8 +27,10 @@ const (
 	routeProtocol = 87
 	ruleFirst     = 8700
 	ruleLast      = 8799
-	tableName     = "weftnet"
 )
+
+// tableNames are those of the mesh, the service proxy and the policies.
+var tableNames = []string{"weftnet", "weftnet-service", "weftnet-policy"}
 
 // Leftovers are the objects found, in the order in which they are removed: what leads packets to a
 // link goes before the link, and the table that drops what would leave in the clear goes last.
@@ -133,7 +135,7 @@ func (s *Sweeper) tables() ([]*nftables.Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list nftables tables: %w", err)
 	}
-	return slices.DeleteFunc(all, func(t *nftables.Table) bool { return t.Name != tableName }), nil
+	return slices.DeleteFunc(all, func(t *nftables.Table) bool { return !slices.Contains(tableNames, t.Name) }), nil
 }
 
 // Remove removes what was found. What is gone already is fine; what cannot be removed does not

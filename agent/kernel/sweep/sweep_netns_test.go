@@ -53,7 +53,7 @@ func house(t *testing.T) {
 	}
 	c, err := nftables.New()
 	add("open nftables", err)
-	for _, name := range []string{"weftnet", "weftnet2"} {
+	for _, name := range []string{"weftnet", "weftnet-service", "weftnet-policy", "weftnet2", "weftnet-mine"} {
 		t := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: name})
 		c.AddChain(&nftables.Chain{Table: t, Name: "c", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter})
 	}
@@ -71,7 +71,7 @@ var ours = []string{
 	"rule 8700: from fd00:10:244::/48 to all lookup 87", "rule 8799: from fd00:10:244::/48 to all lookup 87",
 	"route 10.244.0.0/16 table 254 proto 87", "route 10.244.0.0/16 table 87 proto 87",
 	"route fd00:10:244::/48 table 254 proto 87", "route fd00:10:244::/48 table 87 proto 87",
-	"link weft0", "link weftp1234", "table inet weftnet",
+	"link weft0", "link weftp1234", "table inet weftnet", "table inet weftnet-service", "table inet weftnet-policy",
 }
 
 func TestSweepTakesWhatIsOursAndNothingElse(t *testing.T) {
@@ -154,7 +154,7 @@ func others(t *testing.T) []string {
 		t.Errorf("list tables: %v", err)
 	}
 	for _, table := range tables {
-		if table.Name != "weftnet" || table.Family != nftables.TableFamilyINet {
+		if !slices.Contains([]string{"weftnet", "weftnet-service", "weftnet-policy"}, table.Name) || table.Family != nftables.TableFamilyINet {
 			lines = append(lines, table.Name)
 		}
 	}

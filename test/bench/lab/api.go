@@ -5,8 +5,6 @@ package lab
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
 	"net/url"
 	"testing"
@@ -20,7 +18,6 @@ import (
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 	"github.com/weftnet/weftnet/test/apiserver"
 	"github.com/weftnet/weftnet/test/harness"
-	"github.com/weftnet/weftnet/test/nstest"
 )
 
 func (l *Lab) connect(t *testing.T, server *apiserver.Server) {
@@ -38,42 +35,6 @@ func (l *Lab) connect(t *testing.T, server *apiserver.Server) {
 	if l.api, err = netip.ParseAddrPort((&url.URL{Host: host.Host}).Host); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// relay makes the API server, which listens on the machine's loopback, reachable on the namespace's
-// loopback: TLS passes through unseen, so certificates and addresses stay as they are.
-func (l *Lab) relay(t *testing.T, ns *nstest.Namespace) {
-	t.Helper()
-	var listener net.Listener
-	var err error
-	ns.Do(t, func() { listener, err = net.Listen("tcp", l.api.String()) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			near, err := listener.Accept()
-			if err != nil {
-				return // closed with the test
-			}
-			go splice(near, l.api.String())
-		}
-	}()
-}
-
-// splice copies in both directions until either side ends.
-func splice(near net.Conn, to string) {
-	defer func() { _ = near.Close() }()
-	far, err := net.Dial("tcp", to)
-	if err != nil {
-		return
-	}
-	go func() {
-		_, _ = io.Copy(far, near)
-		_ = far.Close()
-	}()
-	_, _ = io.Copy(near, far)
 }
 
 // Name of a node.

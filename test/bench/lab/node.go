@@ -42,7 +42,7 @@ func (l *Lab) NewNode(t *testing.T, number int) *Node {
 		}
 	}
 	l.Plug(t, n.NS, Name(number), number)
-	l.relay(t, n.NS)
+	n.NS.Relay(t, l.api.String())
 	t.Cleanup(func() { n.Stop(t) })
 	return n
 }
