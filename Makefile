@@ -126,11 +126,29 @@ clean: ## Remove bin/ and dist/ (the testbed's cache in .testbed/ stays; `make c
 ##@ Keep it right
 
 .PHONY: generate
-generate: $(BIN)/controller-gen ## Write what is generated: deepcopy, CRDs, the chart's copy of them.
+generate: $(BIN)/controller-gen generate-bpf ## Write what is generated: deepcopy, CRDs, the chart's copy of them, the compiled eBPF programs.
 	$(BIN)/controller-gen object paths=./crds/... crd:crdVersions=v1 output:crd:dir=crds
 	mkdir -p $(CHART)/files/crds && rm -f $(CHART)/files/crds/*.yaml && cp crds/*.yaml $(CHART)/files/crds/
 	mkdir -p $(CHART)/files/policy-crds && cp -f --no-preserve=mode \
 	  "$$($(GO) list -m -f '{{.Dir}}' sigs.k8s.io/network-policy-api)"/config/crd/standard/policy.networking.k8s.io_*.yaml $(CHART)/files/policy-crds/
+
+# The compiled programs are committed, so that nobody needs clang to build the agent. Another version of clang makes another
+# object, so only this one writes it; make deps-generate installs it. BTF needs -g; what else -g brings is stripped.
+CLANG         ?= clang-14
+CLANG_VERSION := 14.0.6
+BPF           := agent/kernel/bpf/program/socket
+
+.PHONY: generate-bpf
+generate-bpf: ## Compile the eBPF programs, where clang is there in the version that counts.
+	@if $(CLANG) --version 2>/dev/null | grep -q 'clang version $(CLANG_VERSION)'; then \
+	  $(CLANG) -target bpfel -mcpu=v3 -O2 -g -Wall -Wextra -Werror -ffile-prefix-map=$(CURDIR)=. -fdebug-compilation-dir=. \
+	    -I/usr/include/$$(uname -m)-linux-gnu -c $(BPF).c -o $(BPF).o && \
+	  llvm-objcopy-14 --strip-debug --remove-section=.BTF.ext --remove-section=.rel.BTF.ext $(BPF).o; \
+	else echo '$(BPF).o is left as it is: $(CLANG) $(CLANG_VERSION) is not here (make deps-generate installs it)'; fi
+
+.PHONY: deps-generate
+deps-generate: ## Debian prerequisites of make generate: clang, for the eBPF programs.
+	$(TESTBED) deps --for generate
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## golangci-lint with every build tag of the repository.

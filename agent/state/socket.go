@@ -10,15 +10,16 @@ import (
 )
 
 // SocketFrontend is an address and TCP port at which a Service is reached, and where the connection
-// of a process on this node goes instead, decided when it connects. Only what a local process sees is
-// meant: a frontend whose answer depends on the packet (source ranges, DROP for lack of a local
-// endpoint) is left out, and stays with the rules in nftables.
+// of a process on this node goes instead, decided when it connects.
 type SocketFrontend struct {
 	// Address is the ClusterIP, external address, load-balancer address or node address, and the port.
 	Address netip.AddrPort
 	// Endpoints are of Address's family; each is as likely as the others. None means that the
 	// connection is refused.
 	Endpoints []netip.AddrPort
+	// Pass leaves the frontend to the rules in nftables, since its answer depends on the packet (source
+	// ranges) or is none (DROP for lack of a local endpoint). It is there so that the address is taken.
+	Pass bool
 	// Affinity keeps a client at its endpoint until it has not connected for so long. Whole seconds;
 	// 0 for none. A client is a network namespace: a Pod, or the node.
 	Affinity time.Duration
@@ -42,24 +43,28 @@ func SortSocketFrontends(frontends []SocketFrontend) []SocketFrontend {
 
 // Equal says whether two frontends lead to the same endpoints in the same way. Both are sorted.
 func (f SocketFrontend) Equal(g SocketFrontend) bool {
-	return f.Address == g.Address && f.Affinity == g.Affinity && (f.Affinity == 0 || f.Group == g.Group) &&
+	return f.Address == g.Address && f.Pass == g.Pass && f.Affinity == g.Affinity && (f.Affinity == 0 || f.Group == g.Group) &&
 		slices.Equal(f.Endpoints, g.Endpoints)
 }
 
 // Validate says what is wrong with a frontend.
 func (f SocketFrontend) Validate() error {
-	if !f.Address.IsValid() || f.Address.Port() == 0 {
-		return fmt.Errorf("frontend %s: want an address and a port", f.Address)
+	if !plainAddrPort(f.Address) {
+		return fmt.Errorf("frontend %s: want an address, not mapped and without a zone, and a port", f.Address)
 	}
 	if f.Affinity < 0 || f.Affinity%time.Second != 0 || f.Affinity/time.Second > 1<<31 {
 		return fmt.Errorf("frontend %s: want an affinity of whole seconds, got %s", f.Address, f.Affinity)
 	}
 	for _, e := range f.Endpoints {
-		if !e.IsValid() || e.Port() == 0 || FamilyOf(e.Addr()) != FamilyOf(f.Address.Addr()) {
+		if !plainAddrPort(e) || FamilyOf(e.Addr()) != FamilyOf(f.Address.Addr()) {
 			return fmt.Errorf("frontend %s: endpoint %s: want an address of the same family and a port", f.Address, e)
 		}
 	}
 	return nil
+}
+
+func plainAddrPort(a netip.AddrPort) bool {
+	return a.IsValid() && a.Port() != 0 && !a.Addr().Is4In6() && a.Addr().Zone() == ""
 }
 
 // String is one line, such as "10.96.0.10:53 -> 10.244.1.5:53 10.244.2.7:53 affinity 3h0m0s of kube-system/dns:tcp".
@@ -69,7 +74,10 @@ func (f SocketFrontend) String() string {
 	for _, e := range f.Endpoints {
 		fmt.Fprintf(&b, " %s", e)
 	}
-	if len(f.Endpoints) == 0 {
+	switch {
+	case f.Pass:
+		b.WriteString(" passed")
+	case len(f.Endpoints) == 0:
 		b.WriteString(" refused")
 	}
 	if f.Affinity != 0 {

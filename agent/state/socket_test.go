@@ -46,10 +46,11 @@ func TestSocketFrontendValidate(t *testing.T) {
 		t.Error(err)
 	}
 	for want, f := range map[string]SocketFrontend{
-		"an address and a port": {},
-		"same family":           {Address: ap("10.96.0.1:80"), Endpoints: []netip.AddrPort{ap("[fd01::1]:1")}},
-		"and a port":            {Address: ap("10.96.0.1:80"), Endpoints: []netip.AddrPort{ap("10.244.1.5:0")}},
-		"whole seconds":         {Address: ap("10.96.0.1:80"), Affinity: time.Millisecond},
+		"want an address, not": {},
+		"without a zone":       {Address: ap("[::ffff:10.96.0.1]:80")},
+		"same family":          {Address: ap("10.96.0.1:80"), Endpoints: []netip.AddrPort{ap("[fd01::1]:1")}},
+		"and a port":           {Address: ap("10.96.0.1:80"), Endpoints: []netip.AddrPort{ap("10.244.1.5:0")}},
+		"whole seconds":        {Address: ap("10.96.0.1:80"), Affinity: time.Millisecond},
 	} {
 		if err := f.Validate(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("validate %s: %v, want %q", f, err, want)

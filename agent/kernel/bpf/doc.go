@@ -21,15 +21,25 @@ import (
 	"github.com/weftnet/weftnet/agent/state"
 )
 
-// Balancer takes the wanted state. An owner is whatever the caller computes at once, such as one
-// Service; where two want the same frontend, the one that sorts first has it.
+// Wanted is what one owner, such as a Service, wants.
+type Wanted struct {
+	// Owner is its name, unique and not empty.
+	Owner string
+	// Age decides who has a frontend that several want: the smallest, and among equals the first by
+	// name. It is a time in any unit.
+	Age int64
+	// Frontends in any order; none takes the owner away.
+	Frontends []state.SocketFrontend
+}
+
+// Balancer takes the wanted state.
 type Balancer interface {
 	// Sync makes the frontends of all owners what is given. Nothing is balanced before the first one.
 	// It may be called again with the same value, and then costs little.
-	Sync(ctx context.Context, all map[string][]state.SocketFrontend) error
-	// Set replaces the frontends of one owner; none takes the owner away. Before the first Sync it is
-	// refused. After an error the next call of either repairs what it left.
-	Set(ctx context.Context, owner string, frontends []state.SocketFrontend) error
+	Sync(ctx context.Context, all []Wanted) error
+	// Set replaces the frontends of some owners. Before the first Sync it is refused. After an error
+	// the next call of either repairs what it left.
+	Set(ctx context.Context, wanted ...Wanted) error
 	// Observe reads what is in force, sorted.
 	Observe(ctx context.Context) ([]state.SocketFrontend, error)
 }

@@ -19,10 +19,12 @@ type Need struct {
 const (
 	Cluster = "cluster" // bring up a cluster, run the tests
 	Kernel  = "kernel"  // boot a kernel with WireGuard in a virtual machine
+	// Generate compiles the eBPF programs; without it the committed ones are taken as they are.
+	Generate = "generate"
 )
 
 // Purposes lists them all.
-func Purposes() []string { return []string{Cluster, Kernel} }
+func Purposes() []string { return []string{Cluster, Kernel, Generate} }
 
 var needs = map[string][]Need{
 	Cluster: {
@@ -37,6 +39,12 @@ var needs = map[string][]Need{
 		{"mount", "mount", "kubelet mounts volumes with it"},
 		{"util-linux", "nsenter", "enters a node's namespaces"},
 		{"ca-certificates", "/etc/ssl/certs/ca-certificates.crt", "lets Go download modules"},
+	},
+	Generate: {
+		{"clang-14", "clang-14", "compiles the eBPF programs; another version makes another object"},
+		{"llvm-14", "llvm-objcopy-14", "takes what is not needed out of the compiled object"},
+		{"libbpf-dev", "/usr/include/bpf/bpf_helpers.h", "declares the kernel's functions to eBPF programs"},
+		{"linux-libc-dev", "/usr/include/linux/bpf.h", "declares the kernel's structures to eBPF programs"},
 	},
 	Kernel: {
 		{"qemu-system-x86", "qemu-system-x86_64", "emulates the machine"},

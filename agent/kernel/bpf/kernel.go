@@ -1,0 +1,199 @@
+//go:build linux
+
+package bpf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weftnet/agent/state"
+)
+
+// Config says where the balancer works.
+type Config struct {
+	// CgroupRoot is the cgroup (version 2) that holds the processes of the node and its Pods; see
+	// FindCgroup.
+	CgroupRoot string
+	// PinDir is a folder on a bpf file system, ours alone; it is made where it is missing.
+	PinDir string
+}
+
+// Kernel is the balancer in the kernel. Its methods may be called from several goroutines.
+type Kernel struct {
+	config  Config
+	refuses bool
+
+	mu      sync.Mutex
+	cgroup  cgroup
+	lasting map[string]*ebpf.Map
+	book    *book
+	ledger  *ledger
+	tables  *tables // nil before the first Sync
+	doubt   error   // why the tables must be made anew
+}
+
+var _ Balancer = (*Kernel)(nil)
+
+// ErrNotSynced says that the full wanted state is not known yet.
+var ErrNotSynced = errors.New("the full state has not been given yet")
+
+// Open makes ready, and changes nothing of what balances: that begins with the first Sync.
+func Open(c Config) (*Kernel, error) {
+	k := &Kernel{config: c, book: newBook(), ledger: newLedger(), refuses: canRefuse()}
+	var err error
+	if k.cgroup, err = openCgroup(c.CgroupRoot); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(c.PinDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder for pins: %w", err)
+	}
+	if err := onBPFFS(c.PinDir); err != nil {
+		return nil, err
+	}
+	if k.lasting, err = openLasting(c.PinDir); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// Close gives the descriptors back. The programs go on.
+func (k *Kernel) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	closeMaps(k.lasting)
+	if k.tables != nil {
+		k.tables.Close()
+	}
+	return nil
+}
+
+// Sync is the Balancer's.
+func (k *Kernel) Sync(ctx context.Context, all []Wanted) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	changed, fault := k.book.reset(all)
+	if k.tables == nil {
+		return errors.Join(fault, k.renew(ctx))
+	}
+	return errors.Join(fault, k.follow(ctx, changed))
+}
+
+// Set is the Balancer's.
+func (k *Kernel) Set(ctx context.Context, wanted ...Wanted) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.tables == nil {
+		return ErrNotSynced
+	}
+	var changed []netip.AddrPort
+	var faults []error
+	for _, w := range wanted {
+		touched, err := k.book.set(w)
+		changed, faults = append(changed, touched...), append(faults, err)
+	}
+	return errors.Join(append(faults, k.follow(ctx, changed))...)
+}
+
+// Observe is the Balancer's.
+func (k *Kernel) Observe(ctx context.Context) ([]state.SocketFrontend, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.tables == nil {
+		return nil, ErrNotSynced
+	}
+	return k.tables.read(ctx)
+}
+
+// Check makes sure that the programs are where they were put, and puts them there again. It returns
+// what it found to be wrong, repaired or not.
+func (k *Kernel) Check(ctx context.Context) (found, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.tables == nil {
+		return nil, nil
+	}
+	if g, err := openCgroup(k.config.CgroupRoot); err == nil {
+		k.cgroup = g // removed and made again, it is another one
+	}
+	for _, h := range hooks {
+		found = errors.Join(found, attached(k.cgroup, h, k.tables.Programs[h.program], k.pin(h.program)))
+	}
+	if found == nil {
+		return nil, nil
+	}
+	return found, k.renew(ctx)
+}
+
+func (k *Kernel) pin(name string) string { return filepath.Join(k.config.PinDir, name) }
+
+// follow brings the tables to the book at some frontends. The ledger is ahead of the tables when
+// writing fails, so then, and when the tables are too small, all of it is made anew.
+func (k *Kernel) follow(ctx context.Context, changed []netip.AddrPort) error {
+	if k.doubt != nil {
+		return k.renew(ctx)
+	}
+	c := k.ledger.plan(changed, k.book.held)
+	if c.empty() {
+		return nil
+	}
+	if !c.peak.fits(k.tables.room) {
+		return k.renew(ctx)
+	}
+	err := k.tables.write(ctx, c)
+	if errors.Is(err, unix.E2BIG) {
+		return k.renew(ctx)
+	}
+	k.doubt = err
+	return err
+}
+
+// renew makes tables of the right size, fills them, and lets the programs that read them take the
+// place of the present ones.
+func (k *Kernel) renew(ctx context.Context) error {
+	k.doubt = fmt.Errorf("make the tables anew: %w", unix.EINTR) // unless all of it succeeds
+	fresh := newLedger()
+	c := fresh.plan(k.book.byOwner(), k.book.held)
+	t, err := makeTables(roomFor(c.peak), k.refuses, k.lasting)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(t.write(ctx, c), k.makeDir()); err != nil {
+		t.Close()
+		return err
+	}
+	for _, h := range hooks {
+		if err := attach(k.cgroup, h, t.Programs[h.program], k.pin(h.program)); err != nil {
+			t.Close() // those that are attached already keep what they read
+			return err
+		}
+	}
+	if k.tables != nil {
+		k.tables.Close()
+	}
+	k.tables, k.ledger, k.doubt = t, fresh, nil
+	return nil
+}
+
+// makeDir makes the folder again where somebody took it away, with the lasting tables in it.
+func (k *Kernel) makeDir() error {
+	if err := os.MkdirAll(k.config.PinDir, 0o700); err != nil {
+		return fmt.Errorf("make the folder for pins: %w", err)
+	}
+	for name, m := range k.lasting {
+		if _, err := os.Stat(k.pin(name)); err == nil {
+			continue
+		}
+		if err := m.Pin(k.pin(name)); err != nil {
+			return fmt.Errorf("pin table %s: %w", name, err)
+		}
+	}
+	return nil
+}

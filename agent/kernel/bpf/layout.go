@@ -1,0 +1,68 @@
+//go:build linux
+
+package bpf
+
+import (
+	"encoding/binary"
+	"hash/fnv"
+	"net/netip"
+	"time"
+
+	"github.com/weftnet/weftnet/agent/state"
+)
+
+// The keys and values of the tables, field by field those of program/socket.c. The compiled program
+// is little endian, as are the machines that it loads on; addresses and ports are in network order.
+type (
+	address struct {
+		IP   [16]byte
+		Port [2]byte
+		Zero uint16
+	}
+	serviceValue struct {
+		Frontend address
+		Affinity uint32
+		Group    uint64
+		Pool     uint32
+		Count    uint32
+	}
+	slotKey struct {
+		Pool, Number uint32
+	}
+	endpointValue struct {
+		At      slotKey
+		Address address
+		Zero    uint32
+	}
+	memberKey struct {
+		Address address
+		Pool    uint32
+	}
+)
+
+func toAddress(a netip.AddrPort) address {
+	out := address{IP: a.Addr().As16()}
+	binary.BigEndian.PutUint16(out.Port[:], a.Port())
+	return out
+}
+
+func (a address) addrPort() netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(a.IP).Unmap(), binary.BigEndian.Uint16(a.Port[:]))
+}
+
+func toService(f state.SocketFrontend, p *pool) serviceValue {
+	v := serviceValue{Frontend: toAddress(f.Address), Pool: p.id, Count: uint32(len(p.endpoints))}
+	if f.Affinity != 0 {
+		v.Affinity, v.Group = uint32(f.Affinity/time.Second), groupID(f.Group)
+	}
+	return v
+}
+
+// groupID is the same on every start of the agent, so that clients keep their endpoints. Were two
+// groups to meet in one number, an endpoint remembered for one would not be a member of the other,
+// and be chosen anew.
+func groupID(name string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(name))
+	return h.Sum64()
+}
