@@ -102,6 +102,9 @@ func (s NAT) String() string {
 	if s.Family == IPv6 {
 		family = "ip6"
 	}
+	if s.WriteMark {
+		verb = SetMark{Value: s.Mark}.String() + " " + verb
+	}
 	if s.Map != "" {
 		return fmt.Sprintf("%s %s to %s map @%s", verb, family, fieldsText(s.Fields), s.Map)
 	}
@@ -159,6 +162,13 @@ func (s Remember) String() string {
 		out += " : " + fieldsText(s.Data)
 	}
 	return out + " }"
+}
+
+func (s Forget) String() string {
+	if len(s.Data) > 0 {
+		return fmt.Sprintf("delete @%s { %s : %s }", s.Set, fieldsText(s.Fields), fieldsText(s.Data))
+	}
+	return fmt.Sprintf("delete @%s { %s }", s.Set, fieldsText(s.Fields))
 }
 
 // String prints the rule as one line.

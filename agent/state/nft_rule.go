@@ -232,6 +232,10 @@ type NAT struct {
 	// MapHasPort says that the map gives an address . port. Its declaration shows that, so nft
 	// does not print it.
 	MapHasPort bool
+	// WriteMark makes Mark the packet's mark, after the look-up in the map, of whose key the mark
+	// may be a part, and before the translation, behind which no statement is reached.
+	WriteMark bool
+	Mark      uint32
 }
 
 // Masquerade rewrites the source to the address of the outgoing link.
@@ -273,6 +277,14 @@ type Remember struct {
 	Data    []Field
 }
 
+// Forget deletes the fields from a dynamic set or map, from the packet path (Linux 5.4). For a map
+// the kernel wants data to be named, and does not look at them.
+type Forget struct {
+	Fields []Field
+	Set    string
+	Data   []Field
+}
+
 func (Cmp) statement()        {}
 func (InPrefix) statement()   {}
 func (Masked) statement()     {}
@@ -292,3 +304,4 @@ func (Notrack) statement()    {}
 func (Limit) statement()      {}
 func (Log) statement()        {}
 func (Remember) statement()   {}
+func (Forget) statement()     {}

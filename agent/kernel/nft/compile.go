@@ -125,7 +125,9 @@ func (c *compiler) action(s state.Statement) error {
 			Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX, Group: s.Group, Data: []byte(s.Prefix),
 		})
 	case state.Remember:
-		return c.remember(s)
+		return c.dynamic(s.Fields, s.Data, &expr.Dynset{SetName: s.Set, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: s.Timeout})
+	case state.Forget:
+		return c.dynamic(s.Fields, s.Data, &expr.Dynset{SetName: s.Set, Operation: dynsetDelete})
 	default:
 		return fmt.Errorf("unknown statement %T", s)
 	}

@@ -59,6 +59,7 @@ func (c *compiler) nat(s state.NAT) error {
 		if s.MapHasPort {
 			e.RegProtoMin = portRegister
 		}
+		c.natMark(s)
 		c.emit(e)
 		return nil
 	}
@@ -73,8 +74,20 @@ func (c *compiler) nat(s state.NAT) error {
 		c.emit(&expr.Immediate{Register: portRegister, Data: []byte(state.PortValue(s.Port))})
 		e.RegProtoMin = portRegister
 	}
+	c.natMark(s)
 	c.emit(e)
 	return nil
+}
+
+// natMark writes the mark out of a register behind those of the address and port.
+func (c *compiler) natMark(s state.NAT) {
+	if !s.WriteMark {
+		return
+	}
+	c.emit(
+		&expr.Immediate{Register: unix.NFT_REG_4, Data: binary.NativeEndian.AppendUint32(nil, s.Mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: unix.NFT_REG_4, SourceRegister: true},
+	)
 }
 
 func (c *compiler) reject(s state.Reject) {
@@ -110,25 +123,27 @@ func (c *compiler) clampMSS(s state.ClampMSS) {
 	})
 }
 
-func (c *compiler) remember(s state.Remember) error {
-	if err := c.loadAll(s.Fields); err != nil {
+// dynsetDelete is NFT_DYNSET_OP_DELETE, which x/sys/unix lacks.
+const dynsetDelete = 2
+
+// dynamic changes a dynamic set by key and, for a map, data.
+func (c *compiler) dynamic(key, data []state.Field, e *expr.Dynset) error {
+	if err := c.loadAll(key); err != nil {
 		return err
 	}
-	e := &expr.Dynset{
-		SrcRegKey: unix.NFT_REG_1, SetName: s.Set, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: s.Timeout,
+	e.SrcRegKey = unix.NFT_REG_1
+	next := 0
+	for _, f := range key {
+		next += words(f.Type())
 	}
-	if len(s.Data) > 0 {
-		keyWords := 0
-		for _, f := range s.Fields {
-			keyWords += words(f.Type())
+	if len(data) > 0 {
+		e.SrcRegData = register(next)
+	}
+	for _, f := range data {
+		if err := c.load(f, register(next)); err != nil {
+			return err
 		}
-		e.SrcRegData = register(keyWords)
-		for _, f := range s.Data {
-			if err := c.load(f, register(keyWords)); err != nil {
-				return err
-			}
-			keyWords += words(f.Type())
-		}
+		next += words(f.Type())
 	}
 	c.emit(e)
 	return nil

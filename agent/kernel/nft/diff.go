@@ -208,6 +208,8 @@ func references(s state.Statement) (set, chain string) {
 		return s.Map, ""
 	case state.Remember:
 		return s.Set, ""
+	case state.Forget:
+		return s.Set, ""
 	case state.Verdict:
 		return "", s.Chain
 	default:
