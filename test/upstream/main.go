@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/weftnet/weftnet/test/harness"
@@ -31,6 +32,7 @@ type options struct {
 	proxy        string
 	set          string
 	focus, skip  string
+	write        bool
 }
 
 func parse(args []string) (options, error) {
@@ -38,8 +40,9 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("upstream", flag.ContinueOnError)
 	flags.IntVar(&o.nodes, "nodes", 3, "nodes of the cluster")
 	flags.IntVar(&o.procs, "procs", 4, "tests that run at the same time")
-	flags.StringVar(&o.proxy, "proxy", "kube-proxy", "what serves Services: kube-proxy or none")
-	flags.StringVar(&o.set, "set", "conformance", "which tests: conformance or dozen")
+	flags.StringVar(&o.proxy, "proxy", "none", "what serves Services: kube-proxy, or none for Weftnet's own service proxy")
+	flags.StringVar(&o.set, "set", "conformance", "which tests: "+strings.Join(setNames(), ", "))
+	flags.BoolVar(&o.write, "write-list", false, "only write the list of the suite's tests, and docs/upstream.md from it")
 	flags.StringVar(&o.focus, "focus", "", "a regular expression of test names, instead of a set")
 	flags.StringVar(&o.skip, "skip", "", "a regular expression of test names to leave out, instead of the set's")
 	if err := flags.Parse(args); err != nil {
@@ -48,7 +51,7 @@ func parse(args []string) (options, error) {
 	if o.focus == "" {
 		chosen, known := sets[o.set]
 		if !known {
-			return o, fmt.Errorf("unknown set %q: have conformance, dozen", o.set)
+			return o, fmt.Errorf("unknown set %q: have %s", o.set, strings.Join(setNames(), ", "))
 		}
 		o.focus = chosen.focus
 		if o.skip == "" {
@@ -70,8 +73,15 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if o.write {
+		return writeList(ctx, root)
+	}
 	ensure := harness.Options{Nodes: o.nodes, Proxy: o.proxy, Sets: []string{"upstream"}, Out: os.Stdout}
-	if _, err := harness.Ensure(ctx, root, ensure); err != nil {
+	cluster, err := harness.Ensure(ctx, root, ensure)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(checkList(ctx, root), cluster.LabelZones(ctx)); err != nil {
 		return err
 	}
 	report := filepath.Join(root, "dist", "upstream")

@@ -1,6 +1,10 @@
 package main
 
-import "strings"
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
 
 type set struct{ focus, skip string }
 
@@ -24,7 +28,78 @@ var dozen = []string{
 	`Proxy version v1 should proxy through a service and a pod`,
 }
 
+// omission is a group of tests that the testbed cannot run, or that are no matter of the network.
+type omission struct {
+	pattern, reason string
+}
+
+// omissions in the order in which a test is looked up: the first that matches gives the reason.
+var omissions = []omission{
+	{`\bNetpol\b`, "NetworkPolicy: the set `netpol` has them"},
+	{`\[Feature:SCTPConnectivity\]`, "needs SCTP in the kernel, which the testbed's kernel lacks"},
+	{`\[Feature:LoadBalancer\]`, "needs a cloud that hands out addresses of load balancers and routes them to the nodes"},
+	{`\[Provider:[a-z,]*\]`, "written for certain clouds, and skips itself elsewhere"},
+	{`\[Feature:KubeProxyNFAcct\]`, "looks for counters that kube-proxy keeps in its iptables mode"},
+	{`KubeProxy should set TCP CLOSE_WAIT timeout`, "checks a flag of kube-proxy"},
+	{`Networking should check kube-proxy urls`, "asks kube-proxy's own ports"},
+	{`Services should work after restarting kube-proxy`, "restarts kube-proxy's Pods"},
+	{`Services should work after restarting apiserver`, "restarts the API server's Pod, and on the testbed it is a process; `test/e2e` has the same with the API server stopped"},
+	{`\[Feature:LocalhostNodePorts\]`, "an alpha feature of kube-proxy 1.37 that it does in user space (KEP-6032); Weftnet serves no NodePorts on loopback"},
+	{`Internet connection for containers`, "needs the Internet, and the testbed has none"},
+	{`\[Feature:Networking-Performance\]`, "a measurement without a bound; `make bench` measures"},
+	{`\[Feature:PerformanceDNS\]`, "makes 10,000 Services to measure CoreDNS; `test/bench/service` has 40,000"},
+	{`DNS configMap nameserver`, "changes the configuration of CoreDNS, and that of the testbed is mounted otherwise"},
+}
+
+const (
+	conformance = `\[Conformance\]`
+	serial      = `\[Serial\]|\[Disruptive\]`
+	sigNetwork  = `\[sig-network\]`
+)
+
+// omitted joins the patterns of all omissions, and others.
+func omitted(others ...string) string {
+	var patterns []string
+	for _, o := range omissions {
+		patterns = append(patterns, o.pattern)
+	}
+	return strings.Join(append(patterns, others...), "|")
+}
+
 var sets = map[string]set{
-	"conformance": {focus: `\[sig-network\].*\[Conformance\]`, skip: `Serial|Disruptive`},
-	"dozen":       {focus: `\[sig-network\] (` + strings.Join(dozen, "|") + `).*\[Conformance\]`, skip: `Serial|Disruptive`},
+	"conformance": {focus: sigNetwork + `.*` + conformance, skip: serial},
+	"dozen":       {focus: sigNetwork + ` (` + strings.Join(dozen, "|") + `).*` + conformance, skip: serial},
+	// services is every other test of sig-network that the testbed can run.
+	"services":    {focus: sigNetwork, skip: omitted(conformance, serial)},
+	"sig-network": {focus: sigNetwork, skip: omitted(serial)},
+	// serial are those that must run alone: run them with --procs=1.
+	"serial": {focus: sigNetwork + `.*(` + serial + `)`, skip: omitted()},
+	"netpol": {focus: sigNetwork + ` Netpol`, skip: `\[Feature:SCTPConnectivity\]`},
+}
+
+func setNames() []string {
+	var names []string
+	for name := range sets {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// reasonOf says why a test of sig-network is in none of the sets; "" when it is in one.
+func reasonOf(test string) string {
+	for _, o := range omissions {
+		if regexp.MustCompile(o.pattern).MatchString(test) {
+			return o.reason
+		}
+	}
+	return ""
+}
+
+// in says whether a set runs a test.
+func (s set) in(test string) bool {
+	if !regexp.MustCompile(s.focus).MatchString(test) {
+		return false
+	}
+	return s.skip == "" || !regexp.MustCompile(s.skip).MatchString(test)
 }

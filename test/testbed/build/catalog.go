@@ -67,6 +67,8 @@ func Targets() []Target {
 		{Name: "kubectl", Set: SetCluster, Module: "kubernetes", Package: kubernetes + "/cmd/kubectl", Cold: 30 * time.Second},
 		{Name: "etcd", Set: SetCluster, Module: "kubernetes", Package: "go.etcd.io/etcd/server/v3", Cold: 20 * time.Second},
 		{Name: "agnhost", Set: SetCluster, Module: "kubernetes", Package: kubernetes + "/test/images/agnhost", Cold: 20 * time.Second},
+		// A server that sends packets out of the window, for a test of connection tracking; in the image of agnhost.
+		{Name: "regression-issue-74839", Set: SetCluster, Module: "kubernetes", Package: kubernetes + "/test/images/regression-issue-74839", Cold: 5 * time.Second},
 		{Name: "containerd", Set: SetCluster, Module: "containerd", Package: containerd + "/cmd/containerd", Cold: 90 * time.Second},
 		{Name: "containerd-shim-runc-v2", Set: SetCluster, Module: "containerd", Package: containerd + "/cmd/containerd-shim-runc-v2", Cold: 15 * time.Second},
 		{Name: "ctr", Set: SetCluster, Module: "containerd", Package: containerd + "/cmd/ctr", Cold: 15 * time.Second},

@@ -167,7 +167,7 @@ func TestBuiltName(t *testing.T) {
 func TestAnnouncementCountsCores(t *testing.T) {
 	targets := Targets()
 	two, eight := announcement(targets, 2), announcement(targets, 8)
-	if two == eight || !strings.Contains(two, "23 programs") || !strings.Contains(two, "2 cores") {
+	if two == eight || !strings.Contains(two, "24 programs") || !strings.Contains(two, "2 cores") {
 		t.Errorf("announcements:\n%s\n%s", two, eight)
 	}
 }

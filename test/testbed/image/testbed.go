@@ -49,6 +49,7 @@ var suiteImages = []struct {
 	{[]string{"agnhost:2.66.1", "agnhost:2.55"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
 	{[]string{"busybox:1.37.0-2"}, v1.Config{Cmd: []string{"sh"}}},
 	{[]string{"glibc-dns-testing:2.1.1"}, v1.Config{Cmd: []string{"/agnhost", "pause"}}},
+	{[]string{"regression-issue-74839:1.5"}, v1.Config{Entrypoint: []string{"/regression-issue-74839"}}},
 	{[]string{"nginx:1.27.0-2", "nginx:1.28.0-2"}, v1.Config{Cmd: []string{"/agnhost", "netexec", "--http-port=80", "--udp-port=-1"}}},
 }
 
@@ -158,6 +159,7 @@ func (m *testbedMaker) e2e(ctx context.Context, path string) error {
 	files := []File{
 		{Path: "/agnhost", Source: filepath.Join(m.bin, "agnhost")},
 		{Path: "/agnhost-2", Link: "agnhost"},
+		{Path: "/regression-issue-74839", Source: filepath.Join(m.bin, "regression-issue-74839")},
 		{Path: "/coredns", Source: filepath.Join(m.bin, "coredns")},
 		{Path: "/localhost.crt", Source: filepath.Join(source, "porter", "localhost.crt"), Mode: 0o644},
 		{Path: "/localhost.key", Source: filepath.Join(source, "porter", "localhost.key"), Mode: 0o644},
