@@ -48,11 +48,15 @@ type Namespace struct {
 	Labels Labels
 }
 
-// KubeNode is what policies see of a Node object: its labels and all addresses of its status.
+// KubeNode is what policies see of a node.
 type KubeNode struct {
 	Name   string
 	Labels Labels
-	IPs    []netip.Addr
+	// IPs are all addresses of the Node's status.
+	IPs []netip.Addr
+	// MeshIPs are its mesh addresses, which its own processes use towards Pods of other nodes: a
+	// packet from one of them is one from the node.
+	MeshIPs []netip.Addr
 }
 
 // NetworkPolicy is one of networking.k8s.io/v1, its texts not yet judged.

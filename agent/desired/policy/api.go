@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -153,6 +154,18 @@ type Options struct {
 	LogRate  uint32
 }
 
+// Defaults of Options.
+const (
+	DefaultLogGroup = 87
+	DefaultLogRate  = 20
+)
+
+func (o Options) withDefaults() Options {
+	o.LogGroup = cmp.Or(o.LogGroup, DefaultLogGroup)
+	o.LogRate = cmp.Or(o.LogRate, DefaultLogRate)
+	return o
+}
+
 // Site is a place in the rules that denies, or in audit mode would. Its ID is part of the log
 // prefix and of the counter's name, and the same wherever the same policies deny.
 type Site struct {
@@ -200,6 +213,17 @@ type Problem struct {
 	// Field is the path in the object, for example spec.ingress[0].from[1].ipBlock.cidr.
 	Field   string
 	Message string
+}
+
+func (p Problem) compare(o Problem) int {
+	return cmp.Or(
+		cmp.Compare(p.Kind, o.Kind), cmp.Compare(p.Namespace, o.Namespace), cmp.Compare(p.Name, o.Name),
+		cmp.Compare(p.Field, o.Field), cmp.Compare(p.Message, o.Message),
+	)
+}
+
+func compareNames(a, b snapshot.NamespacedName) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 // Flow is a tracked connection: its tuple as it began, and the one of its replies.
