@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -168,8 +169,9 @@ func Remove(dir string) (bool, error) {
 	}
 	var faults []error
 	// The programs' names sort after those of the tables; programs go first.
-	for i := range entries {
-		path := filepath.Join(dir, entries[len(entries)-1-i].Name())
+	for _, e := range slices.Backward(entries) {
+		path := filepath.Join(dir, e.Name())
+		detach(path)
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			faults = append(faults, fmt.Errorf("unpin %s: %w", path, err))
 		}
@@ -178,6 +180,14 @@ func Remove(dir string) (bool, error) {
 		faults = append(faults, fmt.Errorf("remove %s: %w", dir, err))
 	}
 	return true, errors.Join(faults...)
+}
+
+// detach ends a link at once (Linux 5.9). Without its pin it ends as well, a moment later.
+func detach(pin string) {
+	if l, err := link.LoadPinnedLink(pin, nil); err == nil {
+		_ = l.Detach()
+		_ = l.Close()
+	}
 }
 
 // onBPFFS makes sure that a folder is on a bpf file system: elsewhere nothing can be pinned.
