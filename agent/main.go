@@ -27,7 +27,7 @@ type options struct {
 	plugin, metrics, backend                            string
 	connection                                          source.Connection
 	level                                               slog.Level
-	profile, disableOthers, policy                      bool
+	profile, disableOthers, policy, serviceProxy        bool
 }
 
 func main() {
@@ -64,6 +64,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.confDir, "cni-conf-dir", "/etc/cni/net.d", "directory to install the CNI configuration in")
 	f.StringVar(&o.plugin, "cni-plugin", "/weftnet-cni", "the CNI plugin's binary to install")
 	f.BoolVar(&o.disableOthers, "cni-disable-others", true, "set other plugins' CNI configurations aside once Weftnet is in force")
+	f.BoolVar(&o.serviceProxy, "service-proxy", true, "serve Services in place of kube-proxy; false removes what an earlier run served")
 	f.BoolVar(&o.policy, "policy", true, "enforce NetworkPolicy and ClusterNetworkPolicy; false removes what an earlier run enforced")
 	// Every interface: kubelet probes it and Prometheus scrapes it at the node's address, which may change.
 	f.StringVar(&o.metrics, "metrics-address", ":9871", "address for /metrics, /healthz and /readyz")

@@ -50,6 +50,33 @@ type Config struct {
 	Keepalive         time.Duration `json:"keepalive"`
 	Backend           string        `json:"backend,omitempty"`
 	NoMasqueradeCIDRs []string      `json:"noMasqueradeCIDRs,omitempty"`
+	ServiceProxy      ServiceConfig `json:"serviceProxy,omitzero"`
+}
+
+// ServiceConfig is the settings of the service proxy.
+type ServiceConfig struct {
+	// NodePortAddresses are ranges of node addresses; none means the primary ones, of the Node object.
+	NodePortAddresses []netip.Prefix `json:"nodePortAddresses,omitempty"`
+	// ConntrackMaxPerCore and ConntrackMin size connection tracking; both 0 leave it alone.
+	ConntrackMaxPerCore int64 `json:"conntrackMaxPerCore,omitempty"`
+	ConntrackMin        int64 `json:"conntrackMin,omitempty"`
+	// TCPEstablished and TCPCloseWait are conntrack's timeouts; 0 leaves them alone.
+	TCPEstablished time.Duration `json:"tcpEstablished,omitempty"`
+	TCPCloseWait   time.Duration `json:"tcpCloseWait,omitempty"`
+	TCPBeLiberal   bool          `json:"tcpBeLiberal,omitempty"`
+}
+
+// Equal tells whether both are the same settings.
+func (c ServiceConfig) Equal(o ServiceConfig) bool {
+	same := slices.Equal(c.NodePortAddresses, o.NodePortAddresses)
+	c.NodePortAddresses, o.NodePortAddresses = nil, nil
+	return same && c.ConntrackMaxPerCore == o.ConntrackMaxPerCore && c.ConntrackMin == o.ConntrackMin &&
+		c.TCPEstablished == o.TCPEstablished && c.TCPCloseWait == o.TCPCloseWait && c.TCPBeLiberal == o.TCPBeLiberal
+}
+
+// DefaultServiceConfig is what the schema of a MeshConfig says.
+func DefaultServiceConfig() ServiceConfig {
+	return ServiceConfig{ConntrackMaxPerCore: 32768, ConntrackMin: 131072, TCPEstablished: 24 * time.Hour, TCPCloseWait: time.Hour}
 }
 
 // Defaults of a MeshConfig that is absent or leaves a field out; the same as in its schema.
@@ -112,7 +139,7 @@ func (p Pool) Equal(o Pool) bool { return p.Name == o.Name && slices.Equal(p.CID
 // Equal tells whether both hold the same settings.
 func (c Config) Equal(o Config) bool {
 	return c.ListenPort == o.ListenPort && c.MTU == o.MTU && c.Keepalive == o.Keepalive &&
-		c.Backend == o.Backend && slices.Equal(c.NoMasqueradeCIDRs, o.NoMasqueradeCIDRs)
+		c.Backend == o.Backend && slices.Equal(c.NoMasqueradeCIDRs, o.NoMasqueradeCIDRs) && c.ServiceProxy.Equal(o.ServiceProxy)
 }
 
 // Sorted returns a copy with nodes and pools by name. The slices inside nodes and pools are shared:

@@ -44,7 +44,7 @@ func poolFrom(object any) (snapshot.Pool, bool) {
 func defaultConfig() snapshot.Config {
 	return snapshot.Config{
 		ListenPort: snapshot.DefaultListenPort, Keepalive: snapshot.DefaultKeepalive,
-		Backend: string(v1alpha1.BackendAuto),
+		Backend: string(v1alpha1.BackendAuto), ServiceProxy: snapshot.DefaultServiceConfig(),
 	}
 }
 
@@ -64,7 +64,32 @@ func configFrom(object any) (snapshot.Config, bool) {
 	if c.Spec.Backend != "" {
 		out.Backend = string(c.Spec.Backend)
 	}
+	out.ServiceProxy = serviceConfigFrom(c.Spec.ServiceProxy)
 	return out, true
+}
+
+func serviceConfigFrom(s v1alpha1.ServiceProxySettings) snapshot.ServiceConfig {
+	out := snapshot.DefaultServiceConfig()
+	for _, text := range s.NodePortAddresses {
+		if p, err := netip.ParsePrefix(text); err == nil { // the schema lets nothing else through but "primary"
+			out.NodePortAddresses = append(out.NodePortAddresses, p.Masked())
+		}
+	}
+	c := s.Conntrack
+	out.TCPBeLiberal = c.TCPBeLiberal
+	if c.MaxPerCore != nil {
+		out.ConntrackMaxPerCore = int64(*c.MaxPerCore)
+	}
+	if c.Min != nil {
+		out.ConntrackMin = int64(*c.Min)
+	}
+	if c.TCPEstablishedTimeout != nil {
+		out.TCPEstablished = c.TCPEstablishedTimeout.Duration
+	}
+	if c.TCPCloseWaitTimeout != nil {
+		out.TCPCloseWait = c.TCPCloseWaitTimeout.Duration
+	}
+	return out
 }
 
 // addresses are those of a Node, by type, in its order.

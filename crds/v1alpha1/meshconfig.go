@@ -51,10 +51,79 @@ type MeshConfigSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(c, isCIDR(c) && string(cidr(c).masked()) == c)",message="noMasqueradeCIDRs must be ranges of addresses in canonical form, such as 192.168.0.0/16 or 2001:db8::/32: no address bits may stand after the prefix"
 	NoMasqueradeCIDRs []string `json:"noMasqueradeCIDRs,omitempty"`
 
+	// ServiceProxy holds the settings of the service proxy.
+	// +optional
+	// +kubebuilder:default={}
+	ServiceProxy ServiceProxySettings `json:"serviceProxy,omitzero"`
+
 	// Policy holds the settings of the policy engine.
 	// +optional
 	// +kubebuilder:default={}
 	Policy PolicySettings `json:"policy,omitzero"`
+}
+
+// NodePortPrimary is the value of NodePortAddresses that means the primary addresses of the Node.
+const NodePortPrimary = "primary"
+
+// ServiceProxySettings are those of the service proxy. Whether it runs at all is the chart's serviceProxy.enabled.
+type ServiceProxySettings struct {
+	// NodePortAddresses are the node's addresses that NodePorts are open on: "primary", the addresses
+	// that the Node object names, or ranges; an address of the node in any of them has the ports.
+	// Loopback addresses never have them.
+	// +optional
+	// +kubebuilder:default={primary}
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=43
+	// +kubebuilder:validation:XValidation:rule="self.all(c, c == 'primary' || (isCIDR(c) && string(cidr(c).masked()) == c))",message="nodePortAddresses must be primary, or ranges of addresses in canonical form, such as 192.168.0.0/16 or 2001:db8::/32"
+	// +kubebuilder:validation:XValidation:rule="self.size() == 1 || !self.exists(c, c == 'primary')",message="nodePortAddresses: primary stands alone"
+	NodePortAddresses []string `json:"nodePortAddresses,omitempty"`
+
+	// Conntrack sets the size and the timeouts of connection tracking.
+	// +optional
+	// +kubebuilder:default={}
+	Conntrack ConntrackSettings `json:"conntrack,omitzero"`
+}
+
+// ConntrackSettings are those of the kernel's connection tracking. A node where they cannot be
+// written, or that has a larger table already, keeps its own.
+type ConntrackSettings struct {
+	// MaxPerCore is the number of connections to track for each CPU; 0 leaves the kernel's limit alone.
+	// +optional
+	// +kubebuilder:default=32768
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4194304
+	MaxPerCore *int32 `json:"maxPerCore,omitempty"`
+
+	// Min is the least number of connections to track, whatever the number of CPUs.
+	// +optional
+	// +kubebuilder:default=131072
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=268435456
+	Min *int32 `json:"min,omitempty"`
+
+	// TCPEstablishedTimeout is how long an idle TCP connection is remembered; 0s leaves the kernel's value.
+	// +optional
+	// +kubebuilder:default="24h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=16
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,6}(h|m|s))+$`
+	TCPEstablishedTimeout *metav1.Duration `json:"tcpEstablishedTimeout,omitempty"`
+
+	// TCPCloseWaitTimeout is how long a TCP connection is remembered that one side has closed; 0s leaves
+	// the kernel's value.
+	// +optional
+	// +kubebuilder:default="1h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=16
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,6}(h|m|s))+$`
+	TCPCloseWaitTimeout *metav1.Duration `json:"tcpCloseWaitTimeout,omitempty"`
+
+	// TCPBeLiberal makes the kernel take TCP packets out of the window for part of their connection,
+	// instead of INVALID. It helps where packets take another way back, and hides faults elsewhere.
+	// +optional
+	TCPBeLiberal bool `json:"tcpBeLiberal,omitempty"`
 }
 
 // LogDenied says of which denied packets a line is logged.
