@@ -125,7 +125,7 @@ func TestCompleteOnlyWhenEveryListIsRead(t *testing.T) {
 		InternalIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
 		ExternalIPs: []netip.Addr{netip.MustParseAddr("203.0.113.1")},
 		Pools:       []snapshot.Pool{{Name: "default", CIDRs: []string{"10.244.0.0/16", "fd00:10:244::/48"}}},
-		Config:      snapshot.Config{ListenPort: 51820, Keepalive: 25 * time.Second, Backend: "Auto"},
+		Config:      snapshot.Config{ListenPort: 51820, Keepalive: 25 * time.Second, Backend: "Auto", ServiceProxy: snapshot.DefaultServiceConfig()},
 	}
 	if !got.Equal(want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -264,8 +264,12 @@ func TestNodeAddressesOutliveTheNodeObject(t *testing.T) {
 
 func TestMeshConfig(t *testing.T) {
 	c := &v1alpha1.MeshConfig{Spec: v1alpha1.MeshConfigSpec{MTU: 1400, ListenPort: 4000, Keepalive: &metav1.Duration{}, Backend: "Kernel", NoMasqueradeCIDRs: []string{"10.0.0.0/8"}}}
+	c.Spec.ServiceProxy = v1alpha1.ServiceProxySettings{NodePortAddresses: []string{"192.0.2.0/24", "primary"}, Conntrack: v1alpha1.ConntrackSettings{
+		MaxPerCore: new(int32(7)), Min: new(int32), TCPEstablishedTimeout: &metav1.Duration{Duration: time.Minute}, TCPCloseWaitTimeout: &metav1.Duration{}, TCPBeLiberal: true,
+	}}
 	got, ok := configFrom(c)
-	if want := (snapshot.Config{MTU: 1400, ListenPort: 4000, Backend: "Kernel", NoMasqueradeCIDRs: []string{"10.0.0.0/8"}}); !ok || !got.Equal(want) {
+	services := snapshot.ServiceConfig{NodePortAddresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, ConntrackMaxPerCore: 7, TCPEstablished: time.Minute, TCPBeLiberal: true}
+	if want := (snapshot.Config{MTU: 1400, ListenPort: 4000, Backend: "Kernel", NoMasqueradeCIDRs: []string{"10.0.0.0/8"}, ServiceProxy: services}); !ok || !got.Equal(want) {
 		t.Errorf("got %+v", got)
 	}
 	if got, ok := configFrom(&v1alpha1.MeshConfig{}); !ok || !got.Equal(defaultConfig()) {
