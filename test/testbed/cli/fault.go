@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -113,7 +114,9 @@ func link() *cobra.Command {
 }
 
 func nat() *cobra.Command {
+	var timeout time.Duration
 	cmd := &cobra.Command{Use: "nat NODE plain|symmetric|off", Short: "Put a NAT router in front of a node, or take it away", Args: cobra.ExactArgs(2)}
+	cmd.Flags().DurationVar(&timeout, "udp-timeout", 0, "forget idle UDP flows so soon; keepalives from outside keep none open")
 	cmd.RunE = run(func(_ context.Context, c *cluster.Cluster, args []string) error {
 		n, err := layout.ParseNode(args[0])
 		if err != nil {
@@ -122,7 +125,7 @@ func nat() *cobra.Command {
 		if args[1] == "off" {
 			return c.RemoveNAT(n)
 		}
-		return c.AddNAT(n, args[1])
+		return c.AddNAT(n, args[1], timeout)
 	})
 	return cmd
 }

@@ -209,7 +209,7 @@ func (s *session) wire(n layout.Node) error {
 		if err := underlay.EnsureNode(n, family, sysctls); err != nil {
 			return err
 		}
-	} else if err := s.wireBehindNAT(n, entry.NAT, sysctls); err != nil {
+	} else if err := s.wireBehindNAT(n, natOf(entry), sysctls); err != nil {
 		return err
 	}
 	if entry.LinkDown {

@@ -73,14 +73,15 @@ const (
 	SymmetricNAT = "symmetric"
 )
 
-// AddNAT puts a NAT router in front of a node.
-func (c *Cluster) AddNAT(n layout.Node, kind string) error {
+// AddNAT puts a NAT router in front of a node. With a timeout it forgets idle UDP flows so soon, whatever
+// WireGuard's keepalives from outside say.
+func (c *Cluster) AddNAT(n layout.Node, kind string, timeout time.Duration) error {
 	if kind != PlainNAT && kind != SymmetricNAT {
 		return fmt.Errorf("nat %q: want %s or %s", kind, PlainNAT, SymmetricNAT)
 	}
 	return c.changeNode(n, func(s *session, entry *record.Node) error {
-		entry.NAT = kind
-		if err := underlay.EnsureRouter(n, s.rec.State().Options.Family, kind == SymmetricNAT); err != nil {
+		entry.NAT, entry.NATTimeout = kind, timeout
+		if err := underlay.EnsureRouter(n, s.rec.State().Options.Family, natOf(*entry)); err != nil {
 			return err
 		}
 		// Mappings made by another kind of NAT would live on.
@@ -94,7 +95,7 @@ func (c *Cluster) AddNAT(n layout.Node, kind string) error {
 // RemoveNAT takes the router away.
 func (c *Cluster) RemoveNAT(n layout.Node) error {
 	return c.changeNode(n, func(s *session, entry *record.Node) error {
-		entry.NAT = ""
+		entry.NAT, entry.NATTimeout = "", 0
 		if err := underlay.RemoveRouter(n, s.rec.State().Options.Family); err != nil {
 			return err
 		}
@@ -102,14 +103,18 @@ func (c *Cluster) RemoveNAT(n layout.Node) error {
 	})
 }
 
-func (s *session) wireBehindNAT(n layout.Node, kind string, sysctls map[string]string) error {
+func natOf(entry record.Node) underlay.NAT {
+	return underlay.NAT{Symmetric: entry.NAT == SymmetricNAT, UDPTimeout: entry.NATTimeout}
+}
+
+func (s *session) wireBehindNAT(n layout.Node, nat underlay.NAT, sysctls map[string]string) error {
 	family := s.rec.State().Options.Family
 	if !underlay.HasRouter(n) {
 		if err := underlay.EnsureNode(n, family, sysctls); err != nil {
 			return err
 		}
 	}
-	return underlay.EnsureRouter(n, family, kind == SymmetricNAT)
+	return underlay.EnsureRouter(n, family, nat)
 }
 
 // forget makes the node and all others forget each other's hardware

@@ -184,7 +184,7 @@ func TestNAT(t *testing.T) {
 			outside = nodeB.RouterAddrs(family)[len(nodeB.RouterAddrs(family))-1].Addr()
 		}
 		for _, kind := range []string{PlainNAT, SymmetricNAT} {
-			if err := c.AddNAT(nodeB, kind); err != nil {
+			if err := c.AddNAT(nodeB, kind, 0); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, ctx, nodeB, a, outside.String())

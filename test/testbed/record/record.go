@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -70,6 +71,8 @@ type Node struct {
 	Init proc.Process `json:"init"`
 	// NAT is empty, plain or symmetric.
 	NAT string `json:"nat,omitempty"`
+	// NATTimeout is after how long the NAT forgets an idle UDP flow; 0 is the kernel's default.
+	NATTimeout time.Duration `json:"natTimeout,omitempty"`
 	// LinkDown says that the node's cable is out.
 	LinkDown bool `json:"linkDown,omitempty"`
 }

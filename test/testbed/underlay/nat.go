@@ -5,7 +5,9 @@ import (
 	"net/netip"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -21,12 +23,22 @@ const (
 	routerOut = "out"
 )
 
+// NAT is what a router does.
+type NAT struct {
+	// Symmetric gives a random port for each destination, and not the same for all where it can.
+	Symmetric bool
+	// UDPTimeout is after how long an idle UDP flow is forgotten; 0 leaves the kernel's default. With it
+	// the router is as forgetful as RFC 4787 (REQ-6) lets it be: WireGuard's keepalives
+	// from outside do not keep a flow open.
+	UDPTimeout time.Duration
+}
+
 // EnsureRouter puts a NAT router between the node and the bridge. The node
 // keeps its address, and nobody outside can send to it except replies and the
 // kubelet's port, which the API server needs for logs and exec. What the node
-// sends carries the router's address; with symmetric, also a random port per
-// destination.
-func EnsureRouter(node layout.Node, family layout.Family, symmetric bool) error {
+// sends carries the router's address; with a symmetric NAT, also a random
+// port per destination.
+func EnsureRouter(node layout.Node, family layout.Family, nat NAT) error {
 	if err := ensureNetNS(node.Router()); err != nil {
 		return err
 	}
@@ -49,7 +61,10 @@ func EnsureRouter(node layout.Node, family layout.Family, symmetric bool) error 
 		if err := routerPaths(node, family); err != nil {
 			return err
 		}
-		return LoadRuleset(routerRules(symmetric))
+		if err := LoadRuleset(routerRules(nat)); err != nil {
+			return err
+		}
+		return setSysctls(nat.sysctls()) // conntrack's are there once a rule asks for it
 	})
 	if err != nil {
 		return fmt.Errorf("set up the router of %s: %w", node, err)
@@ -153,6 +168,17 @@ func routerSysctls() map[string]string {
 	return values
 }
 
+func (n NAT) sysctls() map[string]string {
+	if n.UDPTimeout == 0 {
+		return nil
+	}
+	seconds := strconv.Itoa(int(n.UDPTimeout.Seconds()))
+	return map[string]string{
+		"net.netfilter.nf_conntrack_udp_timeout":        seconds,
+		"net.netfilter.nf_conntrack_udp_timeout_stream": seconds,
+	}
+}
+
 // routerPaths sets the way to the node, and the IPv6 neighbours to answer for
 // (IPv4 answers for whatever it has a route to on the other side).
 func routerPaths(node layout.Node, family layout.Family) error {
@@ -215,15 +241,23 @@ func answerFor(link netlink.Link, addr netip.Addr) error {
 }
 
 // routerRules is the router's whole ruleset.
-func routerRules(symmetric bool) string {
-	random := ""
-	if symmetric {
+func routerRules(nat NAT) string {
+	random, forgetful := "", ""
+	if nat.Symmetric {
 		random = " fully-random"
+	}
+	if nat.UDPTimeout != 0 {
+		// Before conntrack, which takes any packet of a flow for a sign of life. A keepalive is 32 bytes.
+		forgetful = `	chain prerouting {
+		type filter hook prerouting priority raw; policy accept;
+		iifname "` + routerOut + `" udp length 40 drop
+	}
+`
 	}
 	return fmt.Sprintf(`table inet tb-nat
 delete table inet tb-nat
 table inet tb-nat {
-	chain forward {
+%[4]s	chain forward {
 		type filter hook forward priority filter; policy drop;
 		ct state established,related accept
 		iifname "%[1]s" oifname "%[2]s" accept
@@ -234,7 +268,7 @@ table inet tb-nat {
 		oifname "%[2]s" masquerade%[3]s
 	}
 }
-`, routerIn, routerOut, random)
+`, routerIn, routerOut, random, forgetful)
 }
 
 // LoadRuleset gives a ruleset to the kernel, in this thread's namespace; all

@@ -3,6 +3,7 @@ package underlay
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weftnet/weftnet/test/testbed/layout"
 )
@@ -39,10 +40,13 @@ func TestRouterAnswersForEverybodyElse(t *testing.T) {
 }
 
 func TestRouterRules(t *testing.T) {
-	if !strings.Contains(routerRules(true), "masquerade fully-random\n") {
+	if !strings.Contains(routerRules(NAT{Symmetric: true}), "masquerade fully-random\n") {
 		t.Error("a symmetric NAT without random ports")
 	}
-	if strings.Contains(routerRules(false), "random") {
+	if strings.Contains(routerRules(NAT{}), "random") {
 		t.Error("a plain NAT with random ports")
+	}
+	if strings.Contains(routerRules(NAT{}), "priority raw") || !strings.Contains(routerRules(NAT{UDPTimeout: time.Second}), `iifname "out" udp length 40 drop`) {
+		t.Error("a NAT is kept open from outside, or forgets without being asked to")
 	}
 }
