@@ -109,17 +109,21 @@ func TestOperatorDown(t *testing.T) {
 	})
 }
 
-// TestCutLinkIsToldAndHeals cuts UDP between two nodes: both say which peer is lost, the third pair
-// goes on, and after healing all are connected again.
+// TestCutLinkIsToldAndHeals cuts UDP between two nodes that talk to each other: both say which peer is lost, long
+// before its session has ended, the third pair goes on, and after healing all are connected again.
 func TestCutLinkIsToldAndHeals(t *testing.T) {
+	talk(t, 1, 2)
+	talk(t, 2, 1)
 	fault(t, "cut", "tb-node2", "tb-node3", "--udp")
+	begin := time.Now()
 	for node, peer := range map[string]string{"tb-node2": "tb-node3", "tb-node3": "tb-node2"} {
-		err := harness.Eventually(t.Context(), 5*time.Minute, node+" tells that it lost "+peer, func(ctx context.Context) error {
+		err := harness.Eventually(t.Context(), time.Minute, node+" tells that it lost "+peer, func(ctx context.Context) error {
 			return lostPeer(t, node, peer)
 		})
 		if err != nil {
 			t.Error(err)
 		}
+		t.Logf("%s told of it %s after the cut", node, time.Since(begin).Round(100*time.Millisecond))
 	}
 	if _, err := cluster.Testbed(t.Context(), "fault", "heal", "--all"); err != nil {
 		t.Fatal(err)
@@ -128,6 +132,22 @@ func TestCutLinkIsToldAndHeals(t *testing.T) {
 		t.Error(err)
 	}
 	checkAllPairs(t)
+}
+
+// talk sends a packet now and then from one probe Pod to another until the test ends.
+func talk(t *testing.T, from, to int) {
+	t.Helper()
+	pod := &probes.Pods[from]
+	command := fmt.Sprintf("setsid ping -i 0.5 %s > /dev/null 2>&1 < /dev/null & echo $!", harness.Addresses(&probes.Pods[to])[0])
+	pid, err := cluster.Exec(t.Context(), pod, "bash", "-c", command)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := cluster.Exec(context.Background(), pod, "bash", "-c", "kill "+pid); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func lostPeer(t *testing.T, node, peer string) error {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 	"github.com/weftnet/weftnet/test/harness"
+	"github.com/weftnet/weftnet/test/testbed/layout"
 )
 
 // editConfig changes the settings of the cluster until the test ends.
@@ -112,5 +114,73 @@ func healNAT(t *testing.T, node string) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestNodeGetsOtherAddresses gives a node other addresses on the underlay, and then its own back: its tunnels, its
+// place in the MeshNodes and the way of Pods to the node itself follow. The leak audit listens.
+func TestNodeGetsOtherAddresses(t *testing.T) {
+	const node, other = "tb-node2", 1
+	number, err := layout.ParseNode(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		verb string
+		at   []netip.Prefix
+	}{{"away", number.MovedAddrs(layout.Dual)}, {"home", number.Addrs(layout.Dual)}} {
+		begin := time.Now()
+		fault(t, "move", node, step.verb)
+		err := harness.Eventually(t.Context(), time.Minute, "Pods reach those of the moved node", func(ctx context.Context) error {
+			return errors.Join(answered(ctx, 0, other), answered(ctx, 2, other))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: Pods reached each other again after %s", step.verb, time.Since(begin).Round(100*time.Millisecond))
+		var at []string
+		for _, p := range step.at {
+			at = append(at, p.Addr().String())
+		}
+		err = harness.Eventually(t.Context(), 2*time.Minute, "the MeshNode follows its Node", func(context.Context) error {
+			n := meshNode(t, node)
+			if !slices.Equal(n.Spec.NodeIPs, at) || !slices.Equal(n.Status.Endpoints, at) {
+				return fmt.Errorf("nodeIPs %q, endpoints %q, want %q", n.Spec.NodeIPs, n.Status.Endpoints, at)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: the MeshNode had followed after %s", step.verb, time.Since(begin).Round(100*time.Millisecond))
+		checkPodsReachNode(t, step.at)
+		if err := cluster.WaitNodes(t.Context(), nodes, time.Minute); err != nil {
+			t.Error(err)
+		}
+		checkAllPairs(t)
+	}
+}
+
+// checkPodsReachNode asks a node from every Pod; it must see the Pods' own addresses.
+func checkPodsReachNode(t *testing.T, node []netip.Prefix) {
+	t.Helper()
+	for i := range probes.Pods {
+		for _, p := range node {
+			target := netip.AddrPortFrom(p.Addr(), 18080)
+			err := harness.Eventually(t.Context(), 30*time.Second, "the node sees the Pod's own address", func(ctx context.Context) error {
+				out, err := cluster.Exec(ctx, &probes.Pods[i], "curl", "-g", "-s", "--max-time", "3", "http://"+target.String()+"/clientip")
+				if err != nil {
+					return err
+				}
+				seen, err := netip.ParseAddrPort(strings.TrimSpace(out))
+				if err != nil || !slices.Contains(harness.Addresses(&probes.Pods[i]), seen.Addr().Unmap()) {
+					return fmt.Errorf("%s saw %q, want one of %s", target, out, harness.Addresses(&probes.Pods[i]))
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("from %s: %v", probes.Pods[i].Spec.NodeName, err)
+			}
+		}
 	}
 }

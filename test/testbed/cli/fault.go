@@ -17,7 +17,7 @@ import (
 func faults() *cobra.Command {
 	cmd := &cobra.Command{Use: "fault", Short: "Make and heal faults"}
 	cmd.AddCommand(
-		cut(), loss(), heal(), link(), nat(), api(),
+		cut(), loss(), heal(), link(), nat(), move(), api(),
 		process("kill", "Kill a program's processes", syscall.SIGKILL),
 		process("terminate", "Ask a program's processes to end", syscall.SIGTERM),
 		process("pause", "Hold a program's processes", syscall.SIGSTOP),
@@ -66,7 +66,7 @@ func loss() *cobra.Command {
 func heal() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{Use: "heal [NODE NODE]", Short: "Heal the faults between two nodes, or --all of every kind", Args: cobra.MaximumNArgs(2)}
-	cmd.Flags().BoolVar(&all, "all", false, "every fault: packets, links, NATs, held processes, the API server")
+	cmd.Flags().BoolVar(&all, "all", false, "every fault: packets, links, NATs, addresses, held processes, the API server")
 	cmd.RunE = run(func(ctx context.Context, c *cluster.Cluster, args []string) error {
 		if all {
 			return c.HealAll(ctx)
@@ -128,6 +128,22 @@ func nat() *cobra.Command {
 		return c.AddNAT(n, args[1], timeout)
 	})
 	return cmd
+}
+
+func move() *cobra.Command {
+	return &cobra.Command{
+		Use: "move NODE away|home", Short: "Give a node other addresses on the underlay, or its own back", Args: cobra.ExactArgs(2), ValidArgs: []string{"away", "home"},
+		RunE: run(func(_ context.Context, c *cluster.Cluster, args []string) error {
+			n, err := layout.ParseNode(args[0])
+			if err != nil {
+				return err
+			}
+			if args[1] != "away" && args[1] != "home" {
+				return fmt.Errorf("move %q: want away or home", args[1])
+			}
+			return c.Move(n, args[1] == "away")
+		}),
+	}
 }
 
 func api() *cobra.Command {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -206,7 +207,7 @@ func (s *session) wire(n layout.Node) error {
 	family, entry := state.Options.Family, state.Nodes[n.String()]
 	sysctls := nodeSysctls(state.Options)
 	if entry.NAT == "" {
-		if err := underlay.EnsureNode(n, family, sysctls); err != nil {
+		if err := underlay.EnsureNode(n, family, addrsOf(n, family, entry), sysctls); err != nil {
 			return err
 		}
 	} else if err := s.wireBehindNAT(n, natOf(entry), sysctls); err != nil {
@@ -281,9 +282,17 @@ func (s *session) startNode(n layout.Node, template string, await time.Duration)
 	return nil
 }
 
+// addrsOf are the addresses that a node has now.
+func addrsOf(n layout.Node, family layout.Family, entry record.Node) []netip.Prefix {
+	if entry.Moved {
+		return n.MovedAddrs(family)
+	}
+	return n.Addrs(family)
+}
+
 func (s *session) nodeConfig(n layout.Node, o record.Options, await time.Duration) node.Config {
 	return node.Config{
-		Layout: s.Layout, Node: n, Family: o.Family,
+		Layout: s.Layout, Node: n, Family: o.Family, Addrs: addrsOf(n, o.Family, s.rec.State().Nodes[n.String()]),
 		KubeProxy:    o.Proxy == record.KubeProxy,
 		SandboxImage: image.Pause,
 		CA:           s.pki.CertFile(), Cert: s.pki.Cert(n.String()), Key: s.pki.Key(n.String()),

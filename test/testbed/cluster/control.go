@@ -48,7 +48,7 @@ func (s *session) certificates(state record.State) error {
 
 func nodeSubject(n layout.Node, family layout.Family) pki.Subject {
 	subject := pki.Subject{Name: "system:node:" + n.String(), Groups: []string{"system:nodes"}, DNS: []string{n.String()}}
-	for _, p := range n.Addrs(family) {
+	for _, p := range append(n.Addrs(family), n.MovedAddrs(family)...) {
 		subject.IPs = append(subject.IPs, p.Addr())
 	}
 	return subject

@@ -11,6 +11,7 @@ import (
 	"github.com/weftnet/weftnet/test/testbed/control"
 	"github.com/weftnet/weftnet/test/testbed/fault"
 	"github.com/weftnet/weftnet/test/testbed/layout"
+	"github.com/weftnet/weftnet/test/testbed/node"
 	"github.com/weftnet/weftnet/test/testbed/record"
 	"github.com/weftnet/weftnet/test/testbed/underlay"
 )
@@ -52,6 +53,32 @@ func (c *Cluster) SetLink(n layout.Node, up bool) error {
 	})
 }
 
+// Move gives a node other addresses on the underlay, or its first ones back. The kubelet starts anew, as
+// one does whose --node-ip has changed, and the Node object follows.
+func (c *Cluster) Move(n layout.Node, away bool) error {
+	return c.changeNode(n, func(s *session, entry *record.Node) error {
+		if n == 1 || entry.NAT != "" {
+			return fmt.Errorf("move %s: the API server's node stays, and so does one behind a NAT", n)
+		}
+		if entry.Moved == away {
+			return nil
+		}
+		options := s.rec.State().Options
+		before := addrsOf(n, options.Family, *entry)
+		entry.Moved = away
+		if err := underlay.Readdress(n, options.Family, before, addrsOf(n, options.Family, *entry)); err != nil {
+			return err
+		}
+		config := s.nodeConfig(n, options, 0)
+		config.Addrs = addrsOf(n, options.Family, *entry)
+		if err := node.WritePlan(config); err != nil {
+			return err
+		}
+		_, err := fault.Signal([]layout.Node{n}, "kubelet", syscall.SIGTERM)
+		return err
+	})
+}
+
 // changeNode changes a node and its entry in the record.
 func (c *Cluster) changeNode(n layout.Node, f func(*session, *record.Node) error) error {
 	return c.change(true, func(s *session) error {
@@ -80,6 +107,9 @@ func (c *Cluster) AddNAT(n layout.Node, kind string, timeout time.Duration) erro
 		return fmt.Errorf("nat %q: want %s or %s", kind, PlainNAT, SymmetricNAT)
 	}
 	return c.changeNode(n, func(s *session, entry *record.Node) error {
+		if entry.Moved {
+			return fmt.Errorf("put %s behind a NAT: it has moved; heal that first", n)
+		}
 		entry.NAT, entry.NATTimeout = kind, timeout
 		if err := underlay.EnsureRouter(n, s.rec.State().Options.Family, natOf(*entry)); err != nil {
 			return err
@@ -110,7 +140,7 @@ func natOf(entry record.Node) underlay.NAT {
 func (s *session) wireBehindNAT(n layout.Node, nat underlay.NAT, sysctls map[string]string) error {
 	family := s.rec.State().Options.Family
 	if !underlay.HasRouter(n) {
-		if err := underlay.EnsureNode(n, family, sysctls); err != nil {
+		if err := underlay.EnsureNode(n, family, n.Addrs(family), sysctls); err != nil {
 			return err
 		}
 	}
@@ -154,6 +184,9 @@ func (c *Cluster) HealAll(ctx context.Context) error {
 		entry := state.Nodes[n.String()]
 		if entry.NAT != "" {
 			errs = append(errs, c.RemoveNAT(n))
+		}
+		if entry.Moved {
+			errs = append(errs, c.Move(n, false))
 		}
 		if entry.LinkDown {
 			errs = append(errs, c.SetLink(n, true))

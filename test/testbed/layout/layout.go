@@ -19,8 +19,8 @@ const (
 	Bridge     = "tb-br0"
 	NodePrefix = "tb-node"
 	APIPort    = 6443
-	// MaxNodes keeps node, router and bridge addresses apart in one /24.
-	MaxNodes   = 80
+	// MaxNodes keeps node, router and bridge addresses apart in one /24, and those of nodes that moved.
+	MaxNodes   = 70
 	Domain     = "cluster.local"
 	modulePath = "module github.com/weftnet/weftnet"
 )
@@ -165,6 +165,9 @@ func (n Node) Router() string { return "tb-nat-" + n.String() }
 
 // Addrs are the node's addresses on the underlay, with the underlay's length.
 func (n Node) Addrs(f Family) []netip.Prefix { return underlay(f, 10+int(n)) }
+
+// MovedAddrs are the node's addresses after it got others.
+func (n Node) MovedAddrs(f Family) []netip.Prefix { return underlay(f, 180+int(n)) }
 
 // RouterAddrs are the outer addresses of the NAT router in front of the node.
 func (n Node) RouterAddrs(f Family) []netip.Prefix { return underlay(f, 100+int(n)) }

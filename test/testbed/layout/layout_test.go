@@ -35,6 +35,7 @@ func TestAddressesAreDisjoint(t *testing.T) {
 	for _, n := range Nodes(MaxNodes) {
 		add(n.String(), n.Addrs(Dual))
 		add(n.Router(), n.RouterAddrs(Dual))
+		add(n.String()+" moved", n.MovedAddrs(Dual))
 		for i, p := range n.BaselinePods(Dual) {
 			if !PodCIDRs(Dual)[i].Contains(p.Addr()) {
 				t.Fatalf("%s: %s lies outside the cluster's Pod CIDR", n, p)
@@ -52,7 +53,7 @@ func TestParseNode(t *testing.T) {
 			t.Fatalf("parse %s: %v, %v", n, got, err)
 		}
 	}
-	for _, bad := range []string{"", "1", "tb-node", "tb-node0", "tb-node01", "tb-node81", "tb-node1x", "node1"} {
+	for _, bad := range []string{"", "1", "tb-node", "tb-node0", "tb-node01", "tb-node71", "tb-node1x", "node1"} {
 		if _, err := ParseNode(bad); err == nil {
 			t.Errorf("parse %q: accepted", bad)
 		}

@@ -20,6 +20,8 @@ type Config struct {
 	Layout layout.Layout
 	Node   layout.Node
 	Family layout.Family
+	// Addrs are the node's addresses on the underlay.
+	Addrs []netip.Prefix
 	// KubeProxy runs kube-proxy in nftables mode.
 	KubeProxy bool
 	// SandboxImage is the name of the pause image.
@@ -110,7 +112,7 @@ func (c Config) kubelet() Service {
 		"--config="+c.dir("kubelet.yaml"),
 		"--kubeconfig="+c.Kubeconfig(c.Node.String()),
 		"--hostname-override="+c.Node.String(),
-		"--node-ip="+layout.Join(addrs(c.Node.Addrs(c.Family))),
+		"--node-ip="+layout.Join(addrs(c.Addrs)),
 		"--root-dir=/var/lib/kubelet",
 		"-v=2")
 }

@@ -44,13 +44,9 @@ func RunInit(planFile string) error {
 	if os.Getpid() != 1 {
 		return errors.New("run a node's first process: not in a process namespace of its own")
 	}
-	text, err := os.ReadFile(planFile)
+	plan, err := readPlan(planFile)
 	if err != nil {
-		return fmt.Errorf("read the node's plan: %w", err)
-	}
-	var plan Plan
-	if err := json.Unmarshal(text, &plan); err != nil {
-		return fmt.Errorf("parse the node's plan: %w", err)
+		return err
 	}
 	// The cgroup hierarchies are found through the host's view of /proc.
 	if plan.Cgroup != "" {
@@ -64,7 +60,19 @@ func RunInit(planFile string) error {
 	if err := unix.Sethostname([]byte(plan.Hostname)); err != nil {
 		return fmt.Errorf("set the host name: %w", err)
 	}
-	return supervise(plan.Services, os.Stderr)
+	return supervise(planFile, plan.Services, os.Stderr)
+}
+
+func readPlan(file string) (Plan, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return Plan{}, fmt.Errorf("read the node's plan: %w", err)
+	}
+	var plan Plan
+	if err := json.Unmarshal(text, &plan); err != nil {
+		return Plan{}, fmt.Errorf("parse the node's plan: %w", err)
+	}
+	return plan, nil
 }
 
 // arrange gives the node its own /proc, /run and /sys, and its disk.

@@ -40,7 +40,7 @@ func Start(c Config, program string) (proc.Process, error) {
 	}
 	return proc.Start(proc.Spec{
 		Path:       program,
-		Args:       []string{InitCommand, c.dir("plan.json")},
+		Args:       []string{InitCommand, c.planFile()},
 		Dir:        "/",
 		Log:        c.Layout.Log(c.Node.String()),
 		NetNS:      c.Node.String(),
@@ -67,17 +67,38 @@ func prepare(c Config) error {
 			return err
 		}
 	}
-	plan, err := json.MarshalIndent(NewPlan(c, c.dir(BootFile)), "", "  ")
-	if err != nil {
+	if files[c.planFile()], err = c.plan(); err != nil {
 		return err
 	}
-	files[c.dir("plan.json")] = string(plan)
 	for file, text := range files {
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (c Config) planFile() string { return c.dir("plan.json") }
+
+func (c Config) plan() (string, error) {
+	text, err := json.MarshalIndent(NewPlan(c, c.dir(BootFile)), "", "  ")
+	if err != nil {
+		return "", fmt.Errorf("write the plan of %s: %w", c.Node, err)
+	}
+	return string(text), nil
+}
+
+// WritePlan lets the services of a running node, when they start the next time, start as the configuration says now.
+func WritePlan(c Config) error {
+	text, err := c.plan()
+	if err != nil {
+		return err
+	}
+	temp := c.planFile() + ".new"
+	if err := os.WriteFile(temp, []byte(text), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(temp, c.planFile())
 }
 
 // newBootID is a random UUID, as the kernel makes one.

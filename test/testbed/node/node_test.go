@@ -17,7 +17,7 @@ import (
 
 func config(family layout.Family) Config {
 	return Config{
-		Layout: layout.Layout{Root: "/r"}, Node: 2, Family: family, SandboxImage: "localhost/pause:1",
+		Layout: layout.Layout{Root: "/r"}, Node: 2, Family: family, Addrs: layout.Node(2).Addrs(family), SandboxImage: "localhost/pause:1",
 		CA: "/ca", Cert: "/cert", Key: "/key", Kubeconfig: func(n string) string { return "/" + n },
 	}
 }

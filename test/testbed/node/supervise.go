@@ -38,15 +38,16 @@ const restartDelay = time.Second
 // supervisor is a small init: it starts services, starts them again when they
 // end, and reaps whatever else ends as its child.
 type supervisor struct {
-	log     io.Writer
-	ready   chan Service
-	running map[int]Service
+	planFile string
+	log      io.Writer
+	ready    chan Service
+	running  map[int]Service
 }
 
-func supervise(services []Service, log io.Writer) error {
+func supervise(planFile string, services []Service, log io.Writer) error {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
-	s := &supervisor{log: log, ready: make(chan Service), running: map[int]Service{}}
+	s := &supervisor{planFile: planFile, log: log, ready: make(chan Service), running: map[int]Service{}}
 	for _, service := range services {
 		go s.await(service, 0)
 	}
@@ -81,6 +82,7 @@ func (d Dial) wait() {
 
 // start avoids os/exec, whose Wait would contend with reap.
 func (s *supervisor) start(service Service) {
+	service = s.asPlanned(service)
 	pid, err := fork(service)
 	if err != nil {
 		fmt.Fprintf(s.log, "start %s: %v\n", service.Name, err)
@@ -89,6 +91,21 @@ func (s *supervisor) start(service Service) {
 	}
 	s.running[pid] = service
 	fmt.Fprintf(s.log, "%s started %s as process %d\n", stamp(), service.Name, pid)
+}
+
+// asPlanned is the service as the plan on disk has it now, which may have changed since the boot.
+func (s *supervisor) asPlanned(service Service) Service {
+	plan, err := readPlan(s.planFile)
+	if err != nil {
+		fmt.Fprintf(s.log, "start %s as before: %v\n", service.Name, err)
+		return service
+	}
+	for _, now := range plan.Services {
+		if now.Name == service.Name {
+			return now
+		}
+	}
+	return service
 }
 
 func fork(service Service) (int, error) {

@@ -75,6 +75,8 @@ type Node struct {
 	NATTimeout time.Duration `json:"natTimeout,omitempty"`
 	// LinkDown says that the node's cable is out.
 	LinkDown bool `json:"linkDown,omitempty"`
+	// Moved says that the node has its other addresses.
+	Moved bool `json:"moved,omitempty"`
 }
 
 // State is everything that the testbed has made.

@@ -109,7 +109,7 @@ func RemoveRouter(node layout.Node, family layout.Family) error {
 	if err := deleteNetNS(node.Router()); err != nil {
 		return err
 	}
-	return EnsureNode(node, family, nil)
+	return EnsureNode(node, family, node.Addrs(family), nil)
 }
 
 // moveBehind moves the far end of the node's eth0 from the bridge into the

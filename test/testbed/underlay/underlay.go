@@ -48,7 +48,7 @@ func EnsureBridge(family layout.Family) error {
 
 // EnsureNode makes the node's namespace and connects it to the bridge. The
 // sysctls are set inside, before the link comes up.
-func EnsureNode(node layout.Node, family layout.Family, sysctls map[string]string) error {
+func EnsureNode(node layout.Node, family layout.Family, addrs []netip.Prefix, sysctls map[string]string) error {
 	if err := ensureNetNS(node.String()); err != nil {
 		return err
 	}
@@ -59,7 +59,26 @@ func EnsureNode(node layout.Node, family layout.Family, sysctls map[string]strin
 		return err
 	}
 	return proc.InNetNS(node.String(), func() error {
-		if err := configure(nodeLink, node.Addrs(family)); err != nil {
+		if err := configure(nodeLink, addrs); err != nil {
+			return err
+		}
+		return defaultRoutes(nodeLink, family)
+	})
+}
+
+// Readdress takes the node's addresses away and gives it others. Its routes go with the old ones.
+func Readdress(node layout.Node, family layout.Family, from, to []netip.Prefix) error {
+	return proc.InNetNS(node.String(), func() error {
+		link, err := netlink.LinkByName(nodeLink)
+		if err != nil {
+			return fmt.Errorf("find link %s: %w", nodeLink, err)
+		}
+		for _, a := range from {
+			if err := netlink.AddrDel(link, &netlink.Addr{IPNet: ipNet(a)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return fmt.Errorf("take the address %s from %s: %w", a, node, err)
+			}
+		}
+		if err := configure(nodeLink, to); err != nil {
 			return err
 		}
 		return defaultRoutes(nodeLink, family)
