@@ -92,6 +92,11 @@ const (
 	ctaTupleReply = 2
 	ctaID         = 12
 	ctaZone       = 18
+	ctaFilter     = 25
+
+	ctaFilterOrigFlags  = 1
+	ctaFilterReplyFlags = 2
+	filterProtoNum      = 1 << 3
 
 	ctaTupleIP    = 1
 	ctaTupleProto = 2
@@ -144,6 +149,27 @@ func (k *Kernel) Delete(ctx context.Context, filters ...Filter) (int, error) {
 	return count, err
 }
 
+// DeleteWhere deletes the flows of a protocol that stale tells, and says how many. The kernel
+// lists no others where it can leave them out (from Linux 5.8). stale must not wait for anything.
+func (k *Kernel) DeleteWhere(ctx context.Context, protocol uint8, stale func(Flow) bool) (int, error) {
+	count := 0
+	err := k.eachOf(ctx, protocol, func(family byte, f Flow, attrs []wire.Attr) error {
+		if f.Original.Protocol != protocol || !stale(f) {
+			return nil
+		}
+		err := k.delete(family, attrs)
+		if errors.Is(err, unix.ENOENT) {
+			return nil // it ended by itself
+		}
+		if err != nil {
+			return fmt.Errorf("delete flow %s: %w", f, err)
+		}
+		count++
+		return nil
+	})
+	return count, err
+}
+
 // delete names the entry by its first tuple, its zone and its id, so that a younger flow in its
 // place is not meant.
 func (k *Kernel) delete(family byte, attrs []wire.Attr) error {
@@ -161,12 +187,36 @@ func (k *Kernel) delete(family byte, attrs []wire.Attr) error {
 }
 
 func (k *Kernel) each(ctx context.Context, f func(family byte, flow Flow, attrs []wire.Attr) error) error {
+	return k.eachOf(ctx, 0, f)
+}
+
+// listRequest asks for the flows of one family, and of one protocol unless that is 0.
+func listRequest(family, protocol byte) []byte {
+	b := []byte{family, unix.NFNETLINK_V0, 0, 0}
+	if protocol == 0 {
+		return b
+	}
+	return wire.Put(b,
+		wire.Nest(ctaTupleOrig, wire.Nest(ctaTupleProto, wire.Bytes(ctaProtoNum, []byte{protocol}))),
+		wire.Nest(ctaFilter, wire.Host32(ctaFilterOrigFlags, filterProtoNum), wire.Host32(ctaFilterReplyFlags, 0)))
+}
+
+// list lets the kernel filter where it can. One that knows no filters lists all of them.
+func (k *Kernel) list(family, protocol byte) ([][]byte, error) {
+	replies, err := k.conn.List(subsystem|msgGet, listRequest(family, protocol))
+	if protocol != 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)) {
+		return k.conn.List(subsystem|msgGet, listRequest(family, 0))
+	}
+	return replies, err
+}
+
+func (k *Kernel) eachOf(ctx context.Context, protocol byte, f func(family byte, flow Flow, attrs []wire.Attr) error) error {
 	var faults []error
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		if err := ctx.Err(); err != nil {
 			return errors.Join(append(faults, err)...)
 		}
-		replies, err := k.conn.List(subsystem|msgGet, []byte{family, unix.NFNETLINK_V0, 0, 0})
+		replies, err := k.list(family, protocol)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("list connection tracking: %w", err))
 			continue

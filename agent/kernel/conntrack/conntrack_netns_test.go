@@ -10,6 +10,9 @@ import (
 	"os/exec"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weftnet/agent/kernel/wire"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/test/nstest"
 )
@@ -87,6 +90,64 @@ func TestDelete(t *testing.T) {
 		t.Errorf("error is %v, want %v", err, ErrMatchesAll)
 	}
 	expect("at last", "127.0.0.1:7001")
+}
+
+// TestDeleteWhere has flows of two protocols, of which the kernel lists one.
+func TestDeleteWhere(t *testing.T) {
+	ns := nstest.New(t)
+	var k *Kernel
+	var err error
+	ns.Do(t, func() {
+		var out []byte
+		if out, err = exec.Command("nft", "table inet t {\n chain c {\n type filter hook output priority 0; ct state new accept\n }\n }\n").CombinedOutput(); err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+			return
+		}
+		k, err = New()
+		for _, to := range []string{"127.0.0.1:7000", "127.0.0.1:7001", "[::1]:7000"} {
+			err = errors.Join(err, send(to))
+		}
+		l, fault := net.Listen("tcp", "127.0.0.1:7000")
+		if err = errors.Join(err, fault); err != nil {
+			return
+		}
+		c, fault := net.Dial("tcp", l.Addr().String())
+		err = errors.Join(err, fault, c.Close(), l.Close())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = k.Close() }()
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		replies, err := k.list(family, state.ProtoUDP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range replies {
+			if got := decodeTuple(wire.Find(wire.Parse(r[netfilterHeader:]), ctaTupleOrig)); got.Protocol != state.ProtoUDP {
+				t.Errorf("asked for UDP, the kernel lists %v", got)
+			}
+		}
+	}
+	var seen []string
+	n, err := k.DeleteWhere(t.Context(), state.ProtoUDP, func(f Flow) bool {
+		seen = append(seen, f.Original.Dst.String())
+		return f.Original.Dst.Port() == 7000
+	})
+	if err != nil || n != 2 || len(seen) != 3 {
+		t.Errorf("deleted %d of %v, error %v", n, seen, err)
+	}
+	flows, err := k.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := map[uint8]int{}
+	for _, f := range flows {
+		count[f.Original.Protocol]++
+	}
+	if count[state.ProtoUDP] != 1 || count[state.ProtoTCP] == 0 {
+		t.Errorf("flows left: %v", flows)
+	}
 }
 
 func send(to string) error {
