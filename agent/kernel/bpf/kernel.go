@@ -12,7 +12,6 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weftnet/agent/state"
 )
@@ -112,8 +111,8 @@ func (k *Kernel) Observe(ctx context.Context) ([]state.SocketFrontend, error) {
 	return k.tables.read(ctx)
 }
 
-// Check makes sure that the programs are where they were put, and puts them there again. It returns
-// what it found to be wrong, repaired or not.
+// Check makes sure that the programs are where they were put and that their tables are not in doubt,
+// and puts it right. It returns what it found to be wrong, repaired or not.
 func (k *Kernel) Check(ctx context.Context) (found, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -123,6 +122,7 @@ func (k *Kernel) Check(ctx context.Context) (found, err error) {
 	if g, err := openCgroup(k.config.CgroupRoot); err == nil {
 		k.cgroup = g // removed and made again, it is another one
 	}
+	found = k.doubt
 	for _, h := range hooks {
 		found = errors.Join(found, attached(k.cgroup, h, k.tables.Programs[h.program], k.pin(h.program)))
 	}
@@ -147,18 +147,29 @@ func (k *Kernel) follow(ctx context.Context, changed []netip.AddrPort) error {
 	if !c.peak.fits(k.tables.room) {
 		return k.renew(ctx)
 	}
-	err := k.tables.write(ctx, c)
-	if errors.Is(err, unix.E2BIG) {
-		return k.renew(ctx)
+	if err := k.tables.write(ctx, c); err != nil {
+		return errors.Join(err, k.renew(ctx))
 	}
-	k.doubt = err
-	return err
+	return nil
 }
 
 // renew makes tables of the right size, fills them, and lets the programs that read them take the
-// place of the present ones.
+// place of the present ones. When that fails, those must not go on: they would lead to endpoints that
+// are gone, and nobody would correct them. The rules in nftables serve until it succeeds.
 func (k *Kernel) renew(ctx context.Context) error {
-	k.doubt = fmt.Errorf("make the tables anew: %w", unix.EINTR) // unless all of it succeeds
+	err := k.replace(ctx)
+	k.doubt = err
+	if err == nil || ctx.Err() != nil { // an agent that ends leaves things as they are
+		return err
+	}
+	for _, h := range hooks {
+		detach(k.pin(h.program))
+		_ = os.Remove(k.pin(h.program))
+	}
+	return fmt.Errorf("balancing at the socket is switched off until it can be set right: %w", err)
+}
+
+func (k *Kernel) replace(ctx context.Context) error {
 	fresh := newLedger()
 	c := fresh.plan(k.book.byOwner(), k.book.held)
 	t, err := makeTables(roomFor(c.peak), k.refuses, k.lasting)
@@ -178,7 +189,7 @@ func (k *Kernel) renew(ctx context.Context) error {
 	if k.tables != nil {
 		k.tables.Close()
 	}
-	k.tables, k.ledger, k.doubt = t, fresh, nil
+	k.tables, k.ledger = t, fresh
 	return nil
 }
 

@@ -83,6 +83,7 @@ func arrange(plan Plan) error {
 		func() error { return mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC) },
 		func() error { return mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID) },
 		ownSys,
+		ownBPF,
 		func() error { return makeDirs(plan.Dirs) },
 		func() error { return bindAll(plan.Binds) },
 		// So that a mount made in one container can reach the node and other
@@ -161,6 +162,16 @@ func ownSys() error {
 		return err
 	}
 	return os.Remove(aside)
+}
+
+// ownBPF mounts the node's own file system of pinned eBPF objects, as systemd does on a machine. A
+// kernel without eBPF has no place for it.
+func ownBPF() error {
+	const dir = "/sys/fs/bpf"
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return mount("bpf", dir, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC)
 }
 
 func makeDirs(dirs []string) error {
