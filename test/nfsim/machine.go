@@ -30,6 +30,8 @@ type World struct {
 	Random func(n uint32) uint32
 	// LimitsExceeded makes every limit statement refuse to match.
 	LimitsExceeded bool
+	// Quiet leaves Trace and By of results empty, which makes a packet several times cheaper.
+	Quiet bool
 }
 
 // Machine is one machine. Not for use by several goroutines.

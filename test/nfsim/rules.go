@@ -74,6 +74,9 @@ func (w *walk) rule(t *table, c *state.Chain, r state.ChainRule) state.Verdict {
 			break
 		}
 	}
+	if w.m.Quiet {
+		return v
+	}
 	text := t.Name + " " + c.Name + ": " + r.String()
 	w.result.Trace = append(w.result.Trace, text)
 	if v.Kind == state.VerdictDrop {

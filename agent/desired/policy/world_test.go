@@ -1,0 +1,439 @@
+package policy_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"github.com/weftnet/weftnet/agent/desired/policy"
+	"github.com/weftnet/weftnet/agent/snapshot"
+)
+
+// world is a small random cluster as objects say it, from which engines are made. Its words are few,
+// so that selectors hit, names clash and addresses are used again.
+type world struct {
+	r          *rand.Rand
+	self       policy.Self
+	pods       map[snapshot.NamespacedName]snapshot.Pod
+	namespaces map[string]snapshot.Namespace
+	nodes      map[string]snapshot.KubeNode
+	policies   map[snapshot.NamespacedName]snapshot.NetworkPolicy
+	cluster    map[string]snapshot.ClusterNetworkPolicy
+	endpoints  map[string]policy.Endpoint
+	options    policy.Options
+}
+
+func newWorld(seed uint64) *world {
+	w := &world{
+		r:          rand.New(rand.NewPCG(seed, 87)),
+		self:       policy.Self{Name: "n1", IPs: addrs("10.200.0.1", "fd00:c8::1", "10.244.1.1", "fd00:244:1::1")},
+		pods:       map[snapshot.NamespacedName]snapshot.Pod{},
+		namespaces: map[string]snapshot.Namespace{},
+		nodes:      map[string]snapshot.KubeNode{},
+		policies:   map[snapshot.NamespacedName]snapshot.NetworkPolicy{},
+		cluster:    map[string]snapshot.ClusterNetworkPolicy{},
+		endpoints:  map[string]policy.Endpoint{},
+	}
+	for range 40 {
+		w.step(nil)
+	}
+	return w
+}
+
+func addrs(text ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range text {
+		out = append(out, netip.MustParseAddr(s))
+	}
+	return out
+}
+
+// engine is a fresh one that is told all of the world.
+func (w *world) engine() *policy.Engine {
+	e := policy.New(w.options)
+	e.SetSelf(w.self)
+	for _, x := range w.pods {
+		e.SetPod(x)
+	}
+	for _, x := range w.policies {
+		e.SetNetworkPolicy(x)
+	}
+	for _, x := range w.endpoints {
+		e.Attach(x)
+	}
+	for _, x := range w.cluster {
+		e.SetClusterNetworkPolicy(x)
+	}
+	for _, x := range w.namespaces {
+		e.SetNamespace(x)
+	}
+	for _, x := range w.nodes {
+		e.SetNode(x)
+	}
+	return e
+}
+
+func (w *world) oneIn(n int) bool { return w.r.IntN(n) == 0 }
+
+func pick[T any](w *world, from ...T) T { return from[w.r.IntN(len(from))] }
+
+var (
+	namespaceNames = []string{"a", "b", "c"}
+	podNames       = []string{"p", "q", "r", "s", "t"}
+	labelKeys      = []string{"app", "tier", "env"}
+	labelValues    = []string{"x", "y", "z"}
+	portNames      = []string{"web", "dns"}
+	numbers        = []uint16{1, 53, 80, 81, 82, 443, 8080, 65535}
+	transports     = []uint8{6, 17, 132}
+)
+
+// podAddrs is the pool of Pod addresses: those of this node, then those of others.
+func podAddrs(i int) []netip.Addr {
+	node := 1 + i%3
+	return addrs(fmt.Sprintf("10.244.%d.%d", node, 2+i), fmt.Sprintf("fd00:244:%d::%d", node, 2+i))
+}
+
+// step changes one thing in the world, and tells an engine too if there is one.
+func (w *world) step(e *policy.Engine) {
+	if e == nil {
+		e = policy.New(policy.Options{})
+	}
+	switch w.r.IntN(16) {
+	case 0, 1, 2, 3:
+		w.changePod(e)
+	case 4, 5:
+		w.changeEndpoint(e)
+	case 6, 7:
+		w.changeNamespace(e)
+	case 8:
+		w.changeNode(e)
+	case 9, 10, 11, 12:
+		w.changePolicy(e)
+	case 13, 14:
+		w.changeClusterPolicy(e)
+	case 15:
+		w.options.Log = policy.LogMode(w.r.IntN(3))
+		e.SetOptions(w.options)
+	}
+}
+
+func (w *world) changePod(e *policy.Engine) {
+	key := snapshot.NamespacedName{Namespace: pick(w, namespaceNames...), Name: pick(w, podNames...)}
+	if w.oneIn(6) {
+		delete(w.pods, key)
+		e.DeletePod(key)
+		return
+	}
+	i := w.r.IntN(15)
+	p := snapshot.Pod{
+		Namespace: key.Namespace, Name: key.Name, UID: pick(w, "1", "1", "1", "2"), Labels: w.labels(), IPs: w.some(podAddrs(i)),
+		Node: fmt.Sprintf("n%d", 1+i%3), HostNetwork: w.oneIn(12), Ended: w.oneIn(12),
+	}
+	if p.HostNetwork {
+		p.IPs = w.nodes[p.Node].IPs
+	}
+	for _, name := range portNames {
+		for _, protocol := range transports[:2] {
+			if w.oneIn(2) {
+				p.Ports = append(p.Ports, snapshot.NamedPort{Name: name, Protocol: protocol, Port: pick(w, numbers...)})
+			}
+		}
+	}
+	w.pods[key] = p
+	e.SetPod(p)
+}
+
+// some are both addresses mostly, or one, or none.
+func (w *world) some(in []netip.Addr) []netip.Addr {
+	switch w.r.IntN(8) {
+	case 0:
+		return in[:1]
+	case 1:
+		return in[1:]
+	case 2:
+		return nil
+	default:
+		return in
+	}
+}
+
+func (w *world) labels() snapshot.Labels {
+	m := map[string]string{}
+	for _, k := range labelKeys {
+		if !w.oneIn(3) {
+			m[k] = pick(w, labelValues...)
+		}
+	}
+	return snapshot.NewLabels(m)
+}
+
+// changeEndpoint attaches a Pod, mostly one that is known with the address that it has.
+func (w *world) changeEndpoint(e *policy.Engine) {
+	i := 3 * w.r.IntN(5)
+	link := fmt.Sprintf("weftp%d", i)
+	delete(w.endpoints, link)
+	e.Detach(link)
+	if w.oneIn(5) {
+		return
+	}
+	ep := policy.Endpoint{
+		Link: link, IPs: w.some(podAddrs(i)), UID: pick(w, "1", "1", "1", ""),
+		Pod: snapshot.NamespacedName{Namespace: pick(w, namespaceNames...), Name: pick(w, podNames...)},
+	}
+	for key, p := range w.pods {
+		if len(p.IPs) > 0 && slices.Contains(podAddrs(i), p.IPs[0]) && !p.HostNetwork && !w.oneIn(4) {
+			ep.Pod = key
+		}
+	}
+	w.endpoints[link] = ep
+	e.Attach(ep)
+}
+
+func (w *world) changeNamespace(e *policy.Engine) {
+	name := pick(w, namespaceNames...)
+	if w.oneIn(5) {
+		delete(w.namespaces, name)
+		e.DeleteNamespace(name)
+		return
+	}
+	n := snapshot.Namespace{Name: name, Labels: w.labels()}
+	w.namespaces[name] = n
+	e.SetNamespace(n)
+}
+
+func (w *world) changeNode(e *policy.Engine) {
+	i := 1 + w.r.IntN(3)
+	name := fmt.Sprintf("n%d", i)
+	if w.oneIn(5) {
+		delete(w.nodes, name)
+		e.DeleteNode(name)
+		return
+	}
+	n := snapshot.KubeNode{
+		Name: name, Labels: w.labels(),
+		IPs:     addrs(fmt.Sprintf("10.200.0.%d", i), fmt.Sprintf("fd00:c8::%d", i)),
+		MeshIPs: addrs(fmt.Sprintf("10.244.%d.1", i), fmt.Sprintf("fd00:244:%d::1", i)),
+	}
+	w.nodes[name] = n
+	e.SetNode(n)
+}
+
+func (w *world) selector() snapshot.Selector {
+	var s snapshot.Selector
+	if w.oneIn(2) {
+		s.MatchLabels = snapshot.Labels{{Key: pick(w, labelKeys...), Value: pick(w, labelValues...)}}
+	}
+	for range max(0, w.r.IntN(5)-2) {
+		r := snapshot.Requirement{Key: pick(w, labelKeys...), Operator: pick(w, snapshot.OperatorIn, snapshot.OperatorNotIn, snapshot.OperatorExists, snapshot.OperatorDoesNotExist)}
+		if r.Operator == snapshot.OperatorIn || r.Operator == snapshot.OperatorNotIn {
+			r.Values = []string{pick(w, labelValues...), pick(w, labelValues...)}
+		}
+		if w.oneIn(60) {
+			r.Operator = "Gt"
+		}
+		s.MatchExpressions = append(s.MatchExpressions, r)
+	}
+	return s
+}
+
+func (w *world) anySelector() *snapshot.Selector {
+	s := w.selector()
+	return &s
+}
+
+var blocks = []string{
+	"0.0.0.0/0", "::/0", "10.0.0.0/8", "10.244.0.0/16", "10.244.1.0/24", "10.244.2.3/32", "10.200.0.0/24", "10.200.0.2/32",
+	"fd00::/8", "fd00:244::/32", "fd00:244:1::/64", "fd00:c8::2/128", "203.0.113.0/24", "2001:db8::/32", "10.244.1.5/30", "::ffff:10.244.2.0/120",
+}
+
+func (w *world) changePolicy(e *policy.Engine) {
+	key := snapshot.NamespacedName{Namespace: pick(w, namespaceNames...), Name: pick(w, "np1", "np2", "np3")}
+	if w.oneIn(4) {
+		delete(w.policies, key)
+		e.DeleteNetworkPolicy(key)
+		return
+	}
+	np := snapshot.NetworkPolicy{
+		Namespace: key.Namespace, Name: key.Name, Audit: w.oneIn(6), Log: w.oneIn(4), PodSelector: w.selector(),
+		Types: pick(w, nil, []string{"Ingress"}, []string{"Egress"}, []string{"Ingress", "Egress"}),
+	}
+	if w.oneIn(50) {
+		np.Types = []string{"Sideways"}
+	}
+	for range w.r.IntN(4) {
+		np.Ingress = append(np.Ingress, w.rule())
+	}
+	for range w.r.IntN(4) {
+		np.Egress = append(np.Egress, w.rule())
+	}
+	w.policies[key] = np
+	e.SetNetworkPolicy(np)
+}
+
+func (w *world) rule() snapshot.NetworkPolicyRule {
+	var r snapshot.NetworkPolicyRule
+	for range w.r.IntN(3) {
+		r.Peers = append(r.Peers, w.peer())
+	}
+	for range w.r.IntN(4) {
+		p := snapshot.NetworkPolicyPort{Protocol: pick(w, "", "TCP", "UDP", "SCTP")}
+		switch w.r.IntN(8) {
+		case 0, 1, 2:
+			p.Number = int32(pick(w, numbers...))
+		case 3, 4:
+			p.Number = int32(pick(w, numbers...))
+			p.EndPort = int32(pick(w, numbers...)) // before its beginning at times
+		case 5, 6:
+			p.Name = pick(w, portNames...)
+		}
+		if w.oneIn(40) {
+			p.Protocol = "ICMP"
+		}
+		r.Ports = append(r.Ports, p)
+	}
+	return r
+}
+
+func (w *world) peer() snapshot.NetworkPolicyPeer {
+	switch w.r.IntN(6) {
+	case 0, 1:
+		b := &snapshot.IPBlock{CIDR: pick(w, blocks...)}
+		for range w.r.IntN(3) {
+			b.Except = append(b.Except, pick(w, blocks...))
+		}
+		if w.oneIn(30) {
+			b.Except = append(b.Except, "10.0.0.0/99")
+		}
+		return snapshot.NetworkPolicyPeer{IPBlock: b}
+	case 2:
+		return snapshot.NetworkPolicyPeer{NamespaceSelector: w.anySelector()}
+	case 3:
+		return snapshot.NetworkPolicyPeer{NamespaceSelector: w.anySelector(), PodSelector: w.anySelector()}
+	case 4:
+		return snapshot.NetworkPolicyPeer{PodSelector: w.anySelector()}
+	default:
+		if w.oneIn(10) {
+			return snapshot.NetworkPolicyPeer{}
+		}
+		return snapshot.NetworkPolicyPeer{PodSelector: w.anySelector()}
+	}
+}
+
+func (w *world) changeClusterPolicy(e *policy.Engine) {
+	name := pick(w, "c1", "c2", "c3", "c4")
+	if w.oneIn(3) {
+		delete(w.cluster, name)
+		e.DeleteClusterNetworkPolicy(name)
+		return
+	}
+	c := snapshot.ClusterNetworkPolicy{
+		Name: name, Audit: w.oneIn(6), Log: w.oneIn(4), Tier: pick(w, "Admin", "Baseline"), Priority: int32(w.r.IntN(3)), Subject: w.podPeer(),
+	}
+	if w.oneIn(40) {
+		c.Tier = "Other"
+	}
+	if w.oneIn(40) {
+		c.Subject = snapshot.PodPeer{}
+	}
+	for range w.r.IntN(4) {
+		c.Ingress = append(c.Ingress, w.clusterRule(false))
+	}
+	for range w.r.IntN(4) {
+		c.Egress = append(c.Egress, w.clusterRule(true))
+	}
+	w.cluster[name] = c
+	e.SetClusterNetworkPolicy(c)
+}
+
+func (w *world) podPeer() snapshot.PodPeer {
+	if w.oneIn(2) {
+		return snapshot.PodPeer{Namespaces: w.anySelector()}
+	}
+	return snapshot.PodPeer{Pods: &snapshot.NamespacedPods{Namespaces: w.selector(), Pods: w.selector()}}
+}
+
+func (w *world) clusterRule(egress bool) snapshot.ClusterNetworkPolicyRule {
+	r := snapshot.ClusterNetworkPolicyRule{Action: pick(w, "Accept", "Deny", "Pass")}
+	if w.oneIn(40) {
+		r.Action = "Wave"
+	}
+	for range 1 + w.r.IntN(2) {
+		p := snapshot.ClusterNetworkPolicyPeer{PodPeer: w.podPeer()}
+		switch w.r.IntN(6) {
+		case 0:
+			p = snapshot.ClusterNetworkPolicyPeer{Nodes: w.anySelector()}
+		case 1:
+			p = snapshot.ClusterNetworkPolicyPeer{Networks: []string{pick(w, blocks...), pick(w, blocks...)}}
+		case 2:
+			if w.oneIn(6) {
+				p = snapshot.ClusterNetworkPolicyPeer{DomainNames: []string{"example.org"}}
+			} else if w.oneIn(6) {
+				p = snapshot.ClusterNetworkPolicyPeer{}
+			}
+		}
+		r.Peers = append(r.Peers, p)
+	}
+	for range max(0, w.r.IntN(4)-1) {
+		p := snapshot.ClusterNetworkPolicyProtocol{Protocol: pick(w, "TCP", "UDP", "SCTP")}
+		p.First = int32(pick(w, numbers...))
+		p.Last = max(p.First, int32(pick(w, numbers...)))
+		if w.oneIn(3) {
+			p = snapshot.ClusterNetworkPolicyProtocol{NamedPort: pick(w, portNames...)}
+		}
+		if w.oneIn(40) {
+			p = snapshot.ClusterNetworkPolicyProtocol{}
+		}
+		r.Protocols = append(r.Protocols, p)
+	}
+	return r
+}
+
+// address is one that may be in a packet: of Pods that are known or not, nodes, and the outside.
+func (w *world) address(v6 bool) netip.Addr {
+	family := 0
+	if v6 {
+		family = 1
+	}
+	switch w.r.IntN(10) {
+	case 0:
+		return addrs("203.0.113.7", "2001:db8::7")[family]
+	case 1:
+		i := 1 + w.r.IntN(3)
+		return addrs(fmt.Sprintf("10.200.0.%d", i), fmt.Sprintf("fd00:c8::%d", i))[family]
+	case 2:
+		i := 1 + w.r.IntN(3)
+		return addrs(fmt.Sprintf("10.244.%d.1", i), fmt.Sprintf("fd00:244:%d::1", i))[family]
+	case 3, 4, 5:
+		return podAddrs(3 * w.r.IntN(5))[family] // of this node
+	default:
+		return podAddrs(w.r.IntN(15))[family]
+	}
+}
+
+func (w *world) packet() policy.Packet {
+	v6 := w.oneIn(2)
+	p := policy.Packet{Src: w.address(v6), Dst: w.address(v6)}
+	if w.oneIn(10) {
+		p.Protocol = 1
+		if v6 {
+			p.Protocol = 58
+		}
+		return p
+	}
+	p.Protocol, p.Port = pick(w, transports...), pick(w, numbers...)
+	if w.oneIn(3) {
+		p.Port = uint16(1 + w.r.IntN(65535))
+	}
+	return p
+}
+
+// linkOf is the interface of this node's Pod with an address.
+func (w *world) linkOf(a netip.Addr) string {
+	for link, ep := range w.endpoints {
+		if slices.Contains(ep.IPs, a) {
+			return link
+		}
+	}
+	return ""
+}
