@@ -83,9 +83,11 @@ type Frontend struct {
 	// Affinity is how long a client stays with its endpoint after its last connection; 0 means not
 	// at all.
 	Affinity time.Duration
-	// Inside is for connections of this node's processes and of Pods, Outside for all others. They
-	// differ only where externalTrafficPolicy is Local.
+	// Inside is for connections of this node's processes and of Pods, Outside for all others.
 	Inside, Outside Target
+	// ExternalLocal says that externalTrafficPolicy Local holds here: connections from outside keep
+	// their source address. Without it Inside and Outside are the same.
+	ExternalLocal bool
 	// Sources are the ranges that may connect at all, of the address's family; nil means everybody.
 	// An empty list that is not nil means nobody.
 	Sources []netip.Prefix
@@ -94,6 +96,6 @@ type Frontend struct {
 // Equal tells whether both are the same frontend with the same meaning.
 func (f Frontend) Equal(o Frontend) bool {
 	return f.FrontendKey == o.FrontendKey && f.Kind == o.Kind && f.PortName == o.PortName && f.Affinity == o.Affinity &&
-		f.Inside.Equal(o.Inside) && f.Outside.Equal(o.Outside) &&
+		f.Inside.Equal(o.Inside) && f.Outside.Equal(o.Outside) && f.ExternalLocal == o.ExternalLocal &&
 		(f.Sources == nil) == (o.Sources == nil) && slices.Equal(f.Sources, o.Sources)
 }

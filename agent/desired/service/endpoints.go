@@ -1,0 +1,162 @@
+package service
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/weftnet/weftnet/agent/snapshot"
+	"github.com/weftnet/weftnet/agent/state"
+)
+
+// endpoint is an endpoint of one port of a Service, with what this node makes of it.
+type endpoint struct {
+	netip.AddrPort
+	ready    bool
+	draining bool // terminating and still serving: the fallback where no endpoint is ready
+	local    bool
+	zones    []string
+	nodes    []string
+}
+
+// portKey is what the ports of slices are matched with those of the Service by.
+type portKey struct {
+	name   string
+	proto  uint8
+	family state.Family
+}
+
+// endpointsByPort gathers the endpoints of all slices of a Service, sorted and unique. Where two
+// slices have the same one, because it moves from one to the other or because a new Pod has the address
+// of one that is going, what does not terminate counts.
+func endpointsByPort(in []snapshot.EndpointSlice, node string) map[portKey][]endpoint {
+	in = slices.Clone(in)
+	slices.SortFunc(in, func(a, b snapshot.EndpointSlice) int { return cmp.Compare(a.Name, b.Name) })
+	out := map[portKey][]endpoint{}
+	for _, s := range in {
+		for _, p := range s.Ports {
+			if p.Port == 0 {
+				continue
+			}
+			for _, e := range s.Endpoints {
+				if !usable(e.Addr) {
+					continue
+				}
+				key := portKey{p.Name, p.Protocol, state.FamilyOf(e.Addr)}
+				out[key] = append(out[key], endpointOf(e, p.Port, node))
+			}
+		}
+	}
+	for key, list := range out {
+		// Stable: of those that are alike the one in the last slice stays last.
+		slices.SortStableFunc(list, func(a, b endpoint) int {
+			return cmp.Or(a.AddrPort.Compare(b.AddrPort), cmp.Compare(b.weight(), a.weight()))
+		})
+		out[key] = slices.CompactFunc(list, func(a, b endpoint) bool { return a.AddrPort == b.AddrPort })
+	}
+	return out
+}
+
+// weight orders endpoints of one address: one that is ready, one that drains, any other.
+func (e endpoint) weight() int {
+	switch {
+	case e.ready:
+		return 2
+	case e.draining:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// usable tells whether a connection may be sent to an address: one of the node's own loopback would
+// give what listens there to everybody.
+func usable(a netip.Addr) bool {
+	return a.IsValid() && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast()
+}
+
+func endpointOf(e snapshot.Endpoint, port uint16, node string) endpoint {
+	return endpoint{
+		AddrPort: netip.AddrPortFrom(e.Addr.Unmap(), port),
+		ready:    e.Ready, draining: e.Serving && e.Terminating,
+		local: node != "" && e.Node == node,
+		zones: e.ZoneHints, nodes: e.NodeHints,
+	}
+}
+
+// choice is which endpoints the traffic policies lead to from this node.
+type choice struct {
+	// cluster and local are for the policies of these names.
+	cluster, local []endpoint
+	// any tells whether some endpoint somewhere takes connections.
+	any bool
+}
+
+// choose settles conditions, hints and policies. Ready endpoints count; only where there are none do
+// those that drain, for each policy by itself.
+func choose(all []endpoint, node, zone string) choice {
+	near := hinted(all, node, zone)
+	c := choice{
+		cluster: filter(all, func(e endpoint) bool { return e.ready && near(e) }),
+		local:   filter(all, func(e endpoint) bool { return e.ready && e.local }),
+	}
+	if len(c.cluster) == 0 {
+		c.cluster = filter(all, func(e endpoint) bool { return e.draining })
+	}
+	if len(c.local) == 0 {
+		c.local = filter(all, func(e endpoint) bool { return e.draining && e.local })
+	}
+	c.any = slices.ContainsFunc(all, func(e endpoint) bool { return e.ready || e.draining })
+	return c
+}
+
+// hinted tells which endpoints the hints leave for this node: those for the node, if every ready
+// endpoint has hints of nodes and one is for this node; else the same by zones; else all.
+func hinted(all []endpoint, node, zone string) func(endpoint) bool {
+	byNode, byZone := true, true
+	forNode, forZone := false, false
+	for _, e := range all {
+		if !e.ready {
+			continue
+		}
+		byNode = byNode && len(e.nodes) > 0
+		byZone = byZone && len(e.zones) > 0
+		forNode = forNode || slices.Contains(e.nodes, node)
+		forZone = forZone || slices.Contains(e.zones, zone)
+	}
+	switch {
+	case byNode && forNode:
+		return func(e endpoint) bool { return slices.Contains(e.nodes, node) }
+	case byZone && forZone:
+		return func(e endpoint) bool { return slices.Contains(e.zones, zone) }
+	default:
+		return func(endpoint) bool { return true }
+	}
+}
+
+func filter(all []endpoint, keep func(endpoint) bool) []endpoint {
+	var out []endpoint
+	for _, e := range all {
+		if keep(e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// target is where a policy's endpoints lead: to them; to silence where there are some elsewhere only;
+// to a refusal where there are none.
+func (c choice) target(of []endpoint) state.Target {
+	switch {
+	case len(of) > 0:
+		out := make([]netip.AddrPort, len(of))
+		for i, e := range of {
+			out[i] = e.AddrPort
+		}
+		return state.Target{Endpoints: out}
+	case c.any:
+		return state.Target{Verdict: state.TargetDrop}
+	default:
+		return state.Target{Verdict: state.TargetRefuse}
+	}
+}
