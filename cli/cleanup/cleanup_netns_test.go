@@ -26,7 +26,7 @@ func disk(t *testing.T) string {
 	for _, path := range []string{
 		"opt/cni/bin/weftnet", "opt/cni/bin/loopback", "etc/cni/net.d/05-weftnet.conflist", "etc/cni/net.d/10-other.conflist", "etc/cni/net.d/20-aside.conflist.weftnet-disabled",
 		"run/weftnet/cni-queue/1", "run/weftnet/wireguard/weft0.json", "var/lib/weftnet/key-1", "var/lib/weftnet/ipam/10.244.0.7", "var/lib/other/x",
-		"var/run/wireguard/weft0.sock",
+		"var/run/wireguard/weft0.sock", "sys/fs/bpf/weftnet/weft_connect4", "sys/fs/bpf/other/pin",
 	} {
 		full := filepath.Join(root, path)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(full), 0o700), os.WriteFile(full, nil, 0o600)); err != nil {
@@ -80,7 +80,7 @@ func TestNodeLeavesOthersAndItsState(t *testing.T) {
 			t.Errorf("a second time: %v", err)
 		}
 	})
-	want := []string{"etc/cni/net.d/10-other.conflist", "etc/cni/net.d/20-aside.conflist", "opt/cni/bin/loopback", "var/lib/other/x", "var/lib/weftnet/ipam/10.244.0.7", "var/lib/weftnet/key-1"}
+	want := []string{"etc/cni/net.d/10-other.conflist", "etc/cni/net.d/20-aside.conflist", "opt/cni/bin/loopback", "sys/fs/bpf/other/pin", "var/lib/other/x", "var/lib/weftnet/ipam/10.244.0.7", "var/lib/weftnet/key-1"}
 	if got := files(t, root); !slices.Equal(got, want) {
 		t.Errorf("left: %v, want %v", got, want)
 	}

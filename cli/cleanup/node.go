@@ -42,10 +42,13 @@ const (
 	stateDir = "/var/lib/weftnet"
 	uapiGlob = uapiDir + "/weft*.sock"
 	uapiDir  = "/var/run/wireguard"
-	socket   = "cni.sock"
-	plugin   = "weftnet"
-	loopback = "loopback"
-	conflist = "05-weftnet.conflist"
+	// bpfDir holds the pins of the programs that balance connections at the socket. They end with it.
+	bpfDir    = "/sys/fs/bpf/weftnet"
+	bpfParent = "/sys/fs" // is there on every kernel
+	socket    = "cni.sock"
+	plugin    = "weftnet"
+	loopback  = "loopback"
+	conflist  = "05-weftnet.conflist"
 	// disabledSuffix marks another plugin's configuration that was set aside.
 	disabledSuffix = ".weftnet-disabled"
 )
@@ -98,7 +101,7 @@ func (n Node) running(ctx context.Context) string {
 // Paths are the files and folders to remove, whether they are there or not. A pattern stands for
 // what it matches.
 func (n Node) Paths() []string {
-	paths := []string{filepath.Join(n.CNIConfDir, conflist), filepath.Join(n.CNIBinDir, plugin), uapiGlob, runDir}
+	paths := []string{filepath.Join(n.CNIConfDir, conflist), filepath.Join(n.CNIBinDir, plugin), uapiGlob, runDir, bpfDir}
 	if n.State {
 		paths = append(paths, stateDir)
 	}
@@ -209,7 +212,7 @@ func (n Node) verb() string {
 
 // Folders are the parents of what is removed: a folder that is itself mounted cannot be.
 func (n Node) Folders() []string {
-	folders := []string{n.CNIBinDir, n.CNIConfDir, "/run", "/var/run"}
+	folders := []string{n.CNIBinDir, n.CNIConfDir, "/run", "/var/run", bpfParent}
 	if n.State {
 		folders = append(folders, "/var/lib")
 	}
