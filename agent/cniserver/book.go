@@ -221,6 +221,11 @@ func (b *book) wanted() []state.Attachment {
 	return b.list(func(e *entry) bool { return e.phase != leaving })
 }
 
+// standing lists all of which anything may be in the kernel, sorted.
+func (b *book) standing() []state.Attachment {
+	return b.list(func(*entry) bool { return true })
+}
+
 // present lists those whose ADD was answered, sorted.
 func (b *book) present() []state.Attachment {
 	return b.list(func(e *entry) bool { return e.phase == present })

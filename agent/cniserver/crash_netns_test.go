@@ -79,7 +79,7 @@ func (n *testNode) startDoomed(step string) func() {
 }
 
 var addSteps = []string{
-	"add: before the log", "add: before the kernel", "add: before the rules", "add: before the disk", "add: before the answer",
+	"add: before the log", "add: before the rules", "add: before the kernel", "add: before the disk", "add: before the answer",
 }
 
 // TestKilledDuringAdd kills the agent at each step of an ADD. Its successor gives nobody's address to

@@ -88,12 +88,12 @@ type Server struct {
 	book    *book
 	log     *attachlog.Log
 	metrics *metrics
-	changed chan struct{}
 	slots   chan struct{}
 	// queueing is held while a queued DEL is carried out.
 	queueing sync.Mutex
 
 	mu       sync.Mutex
+	changed  []chan struct{}
 	problems []error
 }
 
@@ -125,7 +125,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the attachment log: %w", err)
 	}
-	s := &Server{cfg: c, log: log, changed: make(chan struct{}, 1), slots: make(chan struct{}, maxConnections)}
+	s := &Server{cfg: c, log: log, slots: make(chan struct{}, maxConnections)}
 	var restored []error
 	s.book, restored = newBook(log, sinceBoot, c.Cooldown)
 	s.metrics = newMetrics(s.book)
@@ -160,9 +160,19 @@ func (s *Server) Attachments() []state.Attachment { return s.book.wanted() }
 // but the kernel is at work on them.
 func (s *Server) Present() []state.Attachment { return s.book.present() }
 
-// Changed delivers a value after Attachments has changed; changes that follow one another closely are
-// one.
-func (s *Server) Changed() <-chan struct{} { return s.changed }
+// Standing lists all of which anything may be in the kernel, those whose DEL is under way among them,
+// sorted by host link: whatever keeps Pods apart must hold for as long as they have an interface.
+func (s *Server) Standing() []state.Attachment { return s.book.standing() }
+
+// Changed delivers a value after Attachments or Standing has changed; changes that follow one another
+// closely are one. Every call makes a channel of its own.
+func (s *Server) Changed() <-chan struct{} {
+	c := make(chan struct{}, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed = append(s.changed, c)
+	return c
+}
 
 // Problems lists what went wrong with the node's records since the start.
 func (s *Server) Problems() []error {
@@ -186,9 +196,13 @@ func (s *Server) note(errs ...error) {
 }
 
 func (s *Server) notify() {
-	select {
-	case s.changed <- struct{}{}:
-	default:
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.changed {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 

@@ -90,12 +90,14 @@ func (s *Server) wire(ctx context.Context, a state.Attachment, spec pod.Spec, ti
 	if err := ticket.Written(); err != nil {
 		return err
 	}
-	s.step("add: before the kernel")
-	if _, err := s.cfg.Pods.Attach(spec); err != nil {
-		return err
-	}
+	// The rules come first: they know the interface by its name, and no packet shall get through it
+	// before they hold.
 	s.step("add: before the rules")
 	if err := s.enforce(ctx, a); err != nil {
+		return err
+	}
+	s.step("add: before the kernel")
+	if _, err := s.cfg.Pods.Attach(spec); err != nil {
 		return err
 	}
 	s.step("add: before the disk")

@@ -59,6 +59,8 @@ type namespace struct {
 type endpoint struct {
 	Endpoint
 	dirty bool
+	// shut closes the Pod, see Engine.Shut.
+	shut bool
 	// profiles in force, by direction and family; nil where nothing is judged.
 	profiles [2][2]*profile
 }

@@ -127,6 +127,14 @@ func (e *Engine) Detach(link string) {
 	e.refreshPod(ep.Pod)
 }
 
+// Shut closes the Pod of an interface in both directions whatever policies say, or leaves it to them
+// again. It is for rules that the kernel does not take.
+func (e *Engine) Shut(link string, on bool) {
+	if ep := e.endpoints[link]; ep != nil && ep.shut != on {
+		ep.shut, ep.dirty = on, true
+	}
+}
+
 // refreshPod finds a Pod's addresses again, after its interfaces have changed.
 func (e *Engine) refreshPod(key snapshot.NamespacedName) {
 	if p := e.pods[key]; p != nil {

@@ -16,10 +16,12 @@ type subject struct {
 	addrs []netip.Addr
 	// node are the addresses of the node that it runs on.
 	node []netip.Addr
+	// shut closes it whatever policies say.
+	shut bool
 }
 
 func (e *Engine) subjectOf(ep *endpoint) subject {
-	s := subject{name: ep.Pod, addrs: ep.IPs, node: e.self.IPs}
+	s := subject{name: ep.Pod, addrs: ep.IPs, node: e.self.IPs, shut: ep.shut}
 	if p := e.pods[ep.Pod]; ep.isOf(p) {
 		s.pod = p
 	}
@@ -88,6 +90,9 @@ func (e *Engine) selecting(s subject) []*policy {
 // shut tells whether too little is known of a Pod to let anything pass: a policy that is in force
 // might select it.
 func (e *Engine) shut(d Direction, s subject) bool {
+	if s.shut {
+		return true
+	}
 	might := func(p *policy) bool { return !p.audit && p.has(d) }
 	if (s.pod == nil || s.ns == nil) && slices.ContainsFunc(e.ordered, might) {
 		return true

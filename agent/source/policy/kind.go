@@ -170,6 +170,17 @@ func (k *kind[K, V]) get(key K) (V, bool) {
 	return v, ok
 }
 
+func (k *kind[K, V]) find(is func(V) bool) (key K, found bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for key, v := range k.values {
+		if is(v) {
+			return key, true
+		}
+	}
+	return key, false
+}
+
 func (k *kind[K, V]) complete() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

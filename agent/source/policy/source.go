@@ -3,6 +3,8 @@ package policy
 import (
 	"context"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -121,6 +123,12 @@ func (s *Source) Take() Changes {
 
 // Pod tells what is known of a Pod.
 func (s *Source) Pod(key snapshot.NamespacedName) (snapshot.Pod, bool) { return s.pods.get(key) }
+
+// PodAt finds the Pod of this node with an address. It looks at every Pod, and is for the few whose
+// names nobody wrote down.
+func (s *Source) PodAt(a netip.Addr) (snapshot.NamespacedName, bool) {
+	return s.pods.find(func(p snapshot.Pod) bool { return p.Node == s.cfg.Node && slices.Contains(p.IPs, a) })
+}
 
 // Await waits until the condition holds or the context ends, and looks whenever something changes.
 func (s *Source) Await(ctx context.Context, holds func() bool) bool {

@@ -1,0 +1,156 @@
+//go:build linux
+
+package policy
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	desired "github.com/weftnet/weftnet/agent/desired/policy"
+	"github.com/weftnet/weftnet/agent/kernel/conntrack"
+)
+
+const (
+	// gatherCuts is how long suspects are gathered, since each look at the flows costs by their number.
+	gatherCuts = 5 * time.Millisecond
+	// retryCuts is the pause after a look that failed.
+	retryCuts = time.Second
+)
+
+// cutter ends the flows that were set up under rules that no longer hold: it sets a bit of their
+// mark, by which the rules refuse every further packet of them, in either direction. It runs beside the
+// loop, so that a long list of flows delays no rule.
+type cutter struct {
+	loop  *Loop
+	woken chan struct{}
+
+	mu       sync.Mutex
+	suspects desired.Suspects
+	err      error
+}
+
+func newCutter(l *Loop) *cutter { return &cutter{loop: l, woken: make(chan struct{}, 1)} }
+
+// judge has the flows of the suspects looked at, after the rules that decide over them are in force.
+func (c *cutter) judge(s desired.Suspects) {
+	if !s.All && len(s.Addrs) == 0 {
+		return
+	}
+	c.mu.Lock()
+	c.add(s)
+	c.mu.Unlock()
+	signal(c.woken)
+}
+
+func (c *cutter) add(s desired.Suspects) {
+	switch {
+	case c.suspects.All:
+	case s.All:
+		c.suspects = desired.Suspects{All: true}
+	case c.suspects.Addrs == nil:
+		c.suspects.Addrs = maps.Clone(s.Addrs)
+	default:
+		maps.Copy(c.suspects.Addrs, s.Addrs)
+	}
+}
+
+func (c *cutter) take() desired.Suspects {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.suspects
+	c.suspects = desired.Suspects{}
+	return s
+}
+
+// fault tells why flows could not be cut.
+func (c *cutter) fault() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+func (c *cutter) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.woken:
+		}
+		sleep(ctx, gatherCuts)
+		s := c.take()
+		err := c.look(ctx, s)
+		c.mu.Lock()
+		if c.err = err; err != nil {
+			c.add(s)
+		}
+		c.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			c.loop.cfg.Log.Warn("cut the flows that policies no longer allow; trying again", "error", err)
+			sleep(ctx, retryCuts)
+			signal(c.woken)
+		}
+	}
+}
+
+// look cuts what is no longer allowed of the suspects' flows, and lets go what is allowed again.
+func (c *cutter) look(ctx context.Context, s desired.Suspects) error {
+	var addrs []netip.Addr
+	if !s.All {
+		addrs = slices.Collect(maps.Keys(s.Addrs))
+	}
+	all, err := c.loop.cfg.Flows.ListOf(ctx, addrs)
+	if err != nil {
+		return fmt.Errorf("list flows: %w", err)
+	}
+	var open, cut []conntrack.Tracked
+	for _, f := range all {
+		if f.Mark&desired.RevokedMark == 0 {
+			open = append(open, f)
+		} else {
+			cut = append(cut, f)
+		}
+	}
+	var revoked, restored []int
+	c.loop.Ask(func(e *desired.Engine) {
+		revoked, restored = e.Revoked(plain(open), s), e.Restored(plain(cut), s)
+	})
+	n, err := c.loop.cfg.Flows.SetMark(ctx, pick(open, revoked), desired.RevokedMark, desired.RevokedMark)
+	if n > 0 {
+		c.loop.cfg.Recorder.Cut(n)
+		c.loop.cfg.Log.Info("cut flows that policies no longer allow", "flows", n)
+	}
+	if err != nil {
+		return fmt.Errorf("cut flows: %w", err)
+	}
+	n, err = c.loop.cfg.Flows.SetMark(ctx, pick(cut, restored), 0, desired.RevokedMark)
+	if n > 0 {
+		c.loop.cfg.Recorder.LetGo(n)
+	}
+	if err != nil {
+		return fmt.Errorf("let go flows: %w", err)
+	}
+	return nil
+}
+
+func plain(flows []conntrack.Tracked) []desired.Flow {
+	out := make([]desired.Flow, len(flows))
+	for i, f := range flows {
+		out[i] = desired.Flow{
+			Protocol: f.Original.Protocol, Src: f.Original.Src, Dst: f.Original.Dst, ReplySrc: f.Reply.Src, ReplyDst: f.Reply.Dst,
+		}
+	}
+	return out
+}
+
+func pick(flows []conntrack.Tracked, which []int) []conntrack.Tracked {
+	out := make([]conntrack.Tracked, len(which))
+	for i, n := range which {
+		out[i] = flows[n]
+	}
+	return out
+}
