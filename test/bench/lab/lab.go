@@ -95,6 +95,12 @@ func Forward(t *testing.T, ns *nstest.Namespace) {
 	})
 }
 
+// Kubeconfig is a file for programs on the nodes that may do everything.
+func (l *Lab) Kubeconfig() string { return l.kubeconfig }
+
+// Router stands between the nodes.
+func (l *Lab) Router() *nstest.Namespace { return l.router }
+
 func handle(t *testing.T, ns *nstest.Namespace) *netlink.Handle {
 	t.Helper()
 	var nl *netlink.Handle

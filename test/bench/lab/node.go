@@ -47,12 +47,12 @@ func (l *Lab) NewNode(t *testing.T, number int) *Node {
 	return n
 }
 
-// Start runs the wireguard process and the agent.
-func (n *Node) Start(t *testing.T) {
+// Start runs the wireguard process and the agent, with further flags for the agent.
+func (n *Node) Start(t *testing.T, flags ...string) {
 	t.Helper()
 	n.tunnel = n.start(t, "weftnet-wireguard")
-	n.agent = n.start(t, "weftnet-agent", "--node-name="+Name(n.Number), "--kubeconfig="+n.lab.kubeconfig,
-		"--state-dir="+n.state, "--cni-bin-dir=", "--backend=Userspace")
+	n.agent = n.start(t, "weftnet-agent", append([]string{"--node-name=" + Name(n.Number), "--kubeconfig=" + n.lab.kubeconfig,
+		"--state-dir=" + n.state, "--cni-bin-dir=", "--backend=Userspace"}, flags...)...)
 }
 
 func (n *Node) start(t *testing.T, name string, args ...string) *program {
