@@ -93,6 +93,10 @@ func build(o options, log *slog.Logger) (*agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	rest, reconnect, err := source.Rotating(rest)
+	if err != nil {
+		return nil, err
+	}
 	store := cache.Cache{Path: filepath.Join(o.stateDir, "peers.json"), Self: o.node}
 	if a.source, err = source.New(source.Config{Node: o.node, REST: rest, Cache: store, Log: log}); err != nil {
 		return nil, err
@@ -103,7 +107,7 @@ func build(o options, log *slog.Logger) (*agent, error) {
 	metrics := status.NewMetrics()
 	a.loop = reconcile.New(reconcile.Config{
 		Source: a.source, Pods: pods{a}, Keys: keys, Kernel: a.kernel.Kernel(), Watch: a.kernel.Watch,
-		OnNetwork: a.shareNetwork, Request: a.request, Probe: probe, Backend: o.backend, Log: log, Recorder: metrics,
+		OnNetwork: a.shareNetwork, OnAddressGone: reconnect, Request: a.request, Probe: probe, Backend: o.backend, Log: log, Recorder: metrics,
 	})
 	if err := a.buildCNI(); err != nil {
 		return nil, err

@@ -203,6 +203,7 @@ func (l *Loop) pass(ctx context.Context, kinds Kind, now time.Time) error {
 	l.backend.decide(ctx, l.cfg, snap.Config)
 	f := l.facts(snap.InternalIPs, snap.ExternalIPs, now)
 	l.liveness = f.Liveness
+	l.noteAddresses(f.UplinkAddrs)
 	if l.planned.outdated(kinds, f, now) {
 		l.plan = mesh.Plan(mesh.Input{Snapshot: snap, Keys: l.cfg.Keys, Facts: f, Paths: l.plan.Paths, Now: now})
 		l.planned = plannedFrom{at: now, facts: f}
@@ -211,6 +212,14 @@ func (l *Loop) pass(ctx context.Context, kinds Kind, now time.Time) error {
 	err := l.stages.run(ctx, l, kinds)
 	l.probe(now, f)
 	return l.finish(now, err)
+}
+
+func (l *Loop) noteAddresses(now []netip.Addr) {
+	gone := slices.ContainsFunc(l.uplinks, func(a netip.Addr) bool { return !slices.Contains(now, a) })
+	l.uplinks = slices.Clone(now)
+	if gone && l.cfg.OnAddressGone != nil {
+		l.cfg.OnAddressGone()
+	}
 }
 
 func (l *Loop) shareNetwork() {

@@ -46,6 +46,20 @@ func TestMeshComesUpInOrder(t *testing.T) {
 	}
 }
 
+func TestALostAddressIsTold(t *testing.T) {
+	told := 0
+	l := New(Config{OnAddressGone: func() { told++ }})
+	a, b := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	for i, step := range []struct {
+		now  []netip.Addr
+		told int
+	}{{nil, 0}, {[]netip.Addr{a}, 0}, {[]netip.Addr{a, b}, 0}, {[]netip.Addr{a, b}, 0}, {[]netip.Addr{b}, 1}, {nil, 2}, {[]netip.Addr{a}, 2}} {
+		if l.noteAddresses(step.now); told != step.told {
+			t.Errorf("step %d: told %d times, want %d", i, told, step.told)
+		}
+	}
+}
+
 func TestNoInterfaceWithoutTheTable(t *testing.T) {
 	b := withDevice(t, nil)
 	b.journal.failing("nft", errors.New("refused"))

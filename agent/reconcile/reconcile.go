@@ -111,6 +111,9 @@ type Config struct {
 	Probe func(addresses []netip.Addr)
 	// OnNetwork is called with what the plan gave this node, whenever that has changed. It may be nil.
 	OnNetwork func(Network)
+	// OnAddressGone is called when this node has lost an address of its own, and with it every connection
+	// from there. It may be nil.
+	OnAddressGone func()
 	// Backend overrides the MeshConfig: Kernel, Userspace, or empty.
 	Backend  string
 	Log      *slog.Logger
@@ -172,6 +175,7 @@ type Loop struct {
 	links    []facts.Link
 	have     map[string]state.Device // as read in this pass; zero when it could not be
 	stats    map[string][]state.PeerStats
+	uplinks  []netip.Addr // as of the last pass
 	liveness map[state.PublicKey]facts.Liveness
 	plan     mesh.Output
 	planned  plannedFrom

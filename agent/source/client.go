@@ -2,7 +2,9 @@ package source
 
 import (
 	"fmt"
+	"net"
 	"path/filepath"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -11,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/connrotation"
 
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 	"github.com/weftnet/weftnet/version"
@@ -56,6 +59,21 @@ func tuned(cfg *rest.Config) *rest.Config {
 	cfg.UserAgent = "weftnet-agent/" + version.Version
 	cfg.QPS, cfg.Burst = 20, 40
 	return cfg
+}
+
+// Rotating gives all clients made from a configuration one connection, and a function that closes it: one
+// whose own address is gone hears nothing any more, and would find out only when a ping of HTTP/2 is not answered,
+// after 45 s. What was under way fails and is tried again on a new one.
+func Rotating(cfg *rest.Config) (*rest.Config, func(), error) {
+	own := rest.CopyConfig(cfg)
+	dialer := connrotation.NewDialer((&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext)
+	own.Dial = dialer.DialContext
+	transport, err := rest.TransportFor(own)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to the API server: %w", err)
+	}
+	// Trust and credentials are the transport's, which every client shares.
+	return &rest.Config{Host: own.Host, APIPath: own.APIPath, Transport: transport, UserAgent: own.UserAgent, QPS: own.QPS, Burst: own.Burst}, dialer.CloseAll, nil
 }
 
 type clients struct{ weftnet, core rest.Interface }

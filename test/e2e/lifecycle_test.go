@@ -75,28 +75,7 @@ func TestNodeJoinsAndLeaves(t *testing.T) {
 		name := fmt.Sprintf("tb-node%d", i+1)
 		before[name] = identityOf(meshNode(t, name))
 	}
-	out, err := cluster.Testbed(t.Context(), "node", "add")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Fields(out)
-	added := lines[len(lines)-1]
-	removed := false
-	remove := func(ctx context.Context) error {
-		removed = true
-		_, err := cluster.Testbed(ctx, "node", "remove", added)
-		return err
-	}
-	t.Cleanup(func() {
-		if !removed {
-			if err := remove(context.Background()); err != nil {
-				t.Error(err)
-			}
-		}
-	})
-	if err := cluster.LoadImages(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	_, remove := addNode(t)
 	refreshProbes(t, nodes+1)
 	for name, was := range before {
 		if now := identityOf(meshNode(t, name)); now != was {

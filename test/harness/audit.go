@@ -3,7 +3,9 @@ package harness
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"path/filepath"
+	"slices"
 
 	"github.com/weftnet/weftnet/test/testbed/audit"
 	"github.com/weftnet/weftnet/test/testbed/layout"
@@ -15,11 +17,16 @@ const (
 	uplink         = "eth0"
 )
 
+// SparePodCIDRs are the ranges for pools that a test adds: the leak audit knows them.
+func SparePodCIDRs() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("10.245.0.0/16"), netip.MustParsePrefix("fd00:10:245::/48")}
+}
+
 // StartAudit listens on the underlay for packets that carry a Pod or mesh address in the clear. The
 // mesh addresses lie in the Pod CIDRs.
 func (c *Cluster) StartAudit(ctx context.Context) (*audit.Audit, error) {
 	a, err := audit.Start(ctx, audit.Config{
-		Link: underlayBridge, Prefixes: layout.PodCIDRs(layout.Dual), Probes: probePlaces,
+		Link: underlayBridge, Prefixes: slices.Concat(layout.PodCIDRs(layout.Dual), SparePodCIDRs()), Probes: probePlaces,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start the leak audit: %w", err)
