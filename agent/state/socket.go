@@ -10,20 +10,20 @@ import (
 )
 
 // SocketFrontend is an address and TCP port at which a Service is reached, and where the connection
-// of a process on this node goes instead, decided when it connects.
+// of a process on this node goes instead, decided when it connects. A frontend whose answer depends on
+// the packet (source ranges), or is none (DROP for lack of a local endpoint), is left out, and stays with
+// the rules in nftables.
 type SocketFrontend struct {
 	// Address is the ClusterIP, external address, load-balancer address or node address, and the port.
 	Address netip.AddrPort
 	// Endpoints are of Address's family; each is as likely as the others. None means that the
 	// connection is refused.
 	Endpoints []netip.AddrPort
-	// Pass leaves the frontend to the rules in nftables, since its answer depends on the packet (source
-	// ranges) or is none (DROP for lack of a local endpoint). It is there so that the address is taken.
-	Pass bool
 	// Affinity keeps a client at its endpoint until it has not connected for so long. Whole seconds;
 	// 0 for none. A client is a network namespace: a Pod, or the node.
 	Affinity time.Duration
-	// Group names the frontends that share a client's affinity: all those of one port of one Service.
+	// Group names the frontends of a family that share a client's affinity: all those of one port of one
+	// Service.
 	// Without Affinity it has no meaning.
 	Group string
 }
@@ -43,7 +43,7 @@ func SortSocketFrontends(frontends []SocketFrontend) []SocketFrontend {
 
 // Equal says whether two frontends lead to the same endpoints in the same way. Both are sorted.
 func (f SocketFrontend) Equal(g SocketFrontend) bool {
-	return f.Address == g.Address && f.Pass == g.Pass && f.Affinity == g.Affinity && (f.Affinity == 0 || f.Group == g.Group) &&
+	return f.Address == g.Address && f.Affinity == g.Affinity && (f.Affinity == 0 || f.Group == g.Group) &&
 		slices.Equal(f.Endpoints, g.Endpoints)
 }
 
@@ -74,10 +74,7 @@ func (f SocketFrontend) String() string {
 	for _, e := range f.Endpoints {
 		fmt.Fprintf(&b, " %s", e)
 	}
-	switch {
-	case f.Pass:
-		b.WriteString(" passed")
-	case len(f.Endpoints) == 0:
+	if len(f.Endpoints) == 0 {
 		b.WriteString(" refused")
 	}
 	if f.Affinity != 0 {

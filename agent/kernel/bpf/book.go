@@ -155,9 +155,7 @@ func proper(w Wanted) ([]state.SocketFrontend, error) {
 func (b *book) inForce() []state.SocketFrontend {
 	out := make([]state.SocketFrontend, 0, len(b.held))
 	for _, h := range b.held {
-		if !h.frontend.Pass {
-			out = append(out, h.frontend)
-		}
+		out = append(out, h.frontend)
 	}
 	slices.SortFunc(out, state.CompareSocketFrontends)
 	return out

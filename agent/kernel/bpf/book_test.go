@@ -62,7 +62,7 @@ func TestTheOlderOwnerHasAContestedFrontend(t *testing.T) {
 
 // random makes a frontend out of few addresses and endpoints, so that owners meet often.
 func random(r *rand.Rand, a netip.AddrPort) state.SocketFrontend {
-	f := state.SocketFrontend{Address: a, Pass: r.IntN(8) == 0}
+	f := state.SocketFrontend{Address: a}
 	for range r.IntN(4) {
 		ip := "10.244.0.%d:80"
 		if a.Addr().Is6() {
@@ -203,7 +203,7 @@ func compare(t *testing.T, m tableModel, want map[netip.AddrPort]state.SocketFro
 	t.Helper()
 	for a, f := range want {
 		e, ok := m.services[a]
-		if ok == f.Pass || ok && !e.frontend.Equal(f) {
+		if !ok || !e.frontend.Equal(f) {
 			t.Fatalf("%s leads to %s, want %s", a, e.frontend, f)
 		}
 	}

@@ -68,7 +68,6 @@ func steps(t *testing.T, b Balancer) {
 	one := Wanted{Owner: "one", Age: 2, Frontends: []state.SocketFrontend{
 		{Address: ap("192.0.2.1:80"), Endpoints: aps("10.244.0.2:80", "10.244.0.1:80"), Affinity: time.Minute, Group: "one"},
 		{Address: ap("[2001:db8::1]:80"), Endpoints: aps("[fd00::1]:80")},
-		{Address: ap("192.0.2.1:81"), Pass: true},
 	}}
 	all := "[192.0.2.1:80 -> 10.244.0.1:80 10.244.0.2:80 affinity 1m0s of (nobody) [2001:db8::1]:80 -> [fd00::1]:80]"
 	do(b.Sync(ctx, nil))
@@ -78,18 +77,18 @@ func steps(t *testing.T, b Balancer) {
 	do(b.Set(ctx, one))
 	do(b.Sync(ctx, []Wanted{one}))
 	holds(t, b, all)
-	// Who is younger waits for a frontend, who is older takes it, even if only to leave it to nftables.
-	younger := Wanted{Owner: "two", Age: 3, Frontends: []state.SocketFrontend{{Address: ap("192.0.2.1:81")}}}
+	// Who is younger waits for a frontend, who is older takes it.
+	younger := Wanted{Owner: "two", Age: 3, Frontends: []state.SocketFrontend{{Address: ap("192.0.2.1:80")}}}
 	do(b.Set(ctx, younger))
 	holds(t, b, all)
-	older := Wanted{Owner: "two", Age: 1, Frontends: []state.SocketFrontend{{Address: ap("192.0.2.1:80"), Pass: true}}}
+	older := Wanted{Owner: "two", Age: 1, Frontends: []state.SocketFrontend{{Address: ap("192.0.2.1:80")}}}
 	do(b.Set(ctx, older))
-	holds(t, b, "[[2001:db8::1]:80 -> [fd00::1]:80]")
+	holds(t, b, "[192.0.2.1:80 -> refused [2001:db8::1]:80 -> [fd00::1]:80]")
 	do(b.Set(ctx, Wanted{Owner: "two"}))
 	holds(t, b, all)
 	one.Frontends = one.Frontends[1:2]
 	do(b.Sync(ctx, []Wanted{younger, one}))
-	holds(t, b, "[192.0.2.1:81 -> refused [2001:db8::1]:80 -> [fd00::1]:80]")
+	holds(t, b, "[192.0.2.1:80 -> refused [2001:db8::1]:80 -> [fd00::1]:80]")
 	do(b.Sync(ctx, nil))
 	holds(t, b, "[]")
 }
@@ -118,9 +117,8 @@ func randomSteps(t *testing.T, b Balancer) {
 		}
 		var want []state.SocketFrontend
 		for _, f := range naive(wishes) {
-			if f.Group = ""; !f.Pass {
-				want = append(want, f)
-			}
+			f.Group = ""
+			want = append(want, f)
 		}
 		holds(t, b, fmt.Sprint(state.SortSocketFrontends(want)))
 	}

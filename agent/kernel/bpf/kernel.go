@@ -35,7 +35,8 @@ type Kernel struct {
 	lasting map[string]*ebpf.Map
 	book    *book
 	ledger  *ledger
-	tables  *tables // nil before the first Sync
+	synced  bool
+	tables  *tables // nil before the first Sync that succeeds
 	doubt   error   // why the tables must be made anew
 }
 
@@ -79,9 +80,7 @@ func (k *Kernel) Sync(ctx context.Context, all []Wanted) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	changed, fault := k.book.reset(all)
-	if k.tables == nil {
-		return errors.Join(fault, k.renew(ctx))
-	}
+	k.synced = true
 	return errors.Join(fault, k.follow(ctx, changed))
 }
 
@@ -89,7 +88,7 @@ func (k *Kernel) Sync(ctx context.Context, all []Wanted) error {
 func (k *Kernel) Set(ctx context.Context, wanted ...Wanted) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.tables == nil {
+	if !k.synced {
 		return ErrNotSynced
 	}
 	var changed []netip.AddrPort
@@ -116,11 +115,14 @@ func (k *Kernel) Observe(ctx context.Context) ([]state.SocketFrontend, error) {
 func (k *Kernel) Check(ctx context.Context) (found, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.tables == nil {
+	if !k.synced {
 		return nil, nil
 	}
 	if g, err := openCgroup(k.config.CgroupRoot); err == nil {
 		k.cgroup = g // removed and made again, it is another one
+	}
+	if k.tables == nil {
+		return k.doubt, k.renew(ctx)
 	}
 	found = k.doubt
 	for _, h := range hooks {
@@ -137,7 +139,7 @@ func (k *Kernel) pin(name string) string { return filepath.Join(k.config.PinDir,
 // follow brings the tables to the book at some frontends. The ledger is ahead of the tables when
 // writing fails, so then, and when the tables are too small, all of it is made anew.
 func (k *Kernel) follow(ctx context.Context, changed []netip.AddrPort) error {
-	if k.doubt != nil {
+	if k.doubt != nil || k.tables == nil {
 		return k.renew(ctx)
 	}
 	c := k.ledger.plan(changed, k.book.held)

@@ -60,9 +60,9 @@ const timeout = time.Hour
 func sticky(endpoints4, endpoints6 []netip.AddrPort) Wanted {
 	w := Wanted{Owner: "sticky"}
 	for _, a := range []netip.AddrPort{service4, ap("10.96.0.1:443"), service6, ap("[fd00:96::1]:443")} {
-		f := state.SocketFrontend{Address: a, Endpoints: endpoints4, Affinity: timeout, Group: "sticky/4"}
+		f := state.SocketFrontend{Address: a, Endpoints: endpoints4, Affinity: timeout, Group: "sticky"}
 		if a.Addr().Is6() {
-			f.Endpoints, f.Group = endpoints6, "sticky/6"
+			f.Endpoints = endpoints6
 		}
 		w.Frontends = append(w.Frontends, f)
 	}

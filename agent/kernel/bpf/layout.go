@@ -53,7 +53,7 @@ func (a address) addrPort() netip.AddrPort {
 func toService(f state.SocketFrontend, p *pool) serviceValue {
 	v := serviceValue{Frontend: toAddress(f.Address), Pool: p.id, Count: uint32(len(p.endpoints))}
 	if f.Affinity != 0 {
-		v.Affinity, v.Group = uint32(f.Affinity/time.Second), groupID(f.Group)
+		v.Affinity, v.Group = uint32(f.Affinity/time.Second), groupID(f.Group, state.FamilyOf(f.Address.Addr()))
 	}
 	return v
 }
@@ -61,8 +61,9 @@ func toService(f state.SocketFrontend, p *pool) serviceValue {
 // groupID is the same on every start of the agent, so that clients keep their endpoints. Were two
 // groups to meet in one number, an endpoint remembered for one would not be a member of the other,
 // and be chosen anew.
-func groupID(name string) uint64 {
+// The families of one group have endpoints of their own.
+func groupID(name string, family state.Family) uint64 {
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(name))
+	_, _ = h.Write(append([]byte(name), byte(family)))
 	return h.Sum64()
 }

@@ -71,7 +71,6 @@ func (l *ledger) plan(addresses []netip.AddrPort, held map[netip.AddrPort]held) 
 	for _, a := range addresses {
 		have, had := l.entries[a]
 		h, wanted := held[a]
-		wanted = wanted && !h.frontend.Pass
 		if !wanted && !had || wanted && had && have.frontend.Equal(h.frontend) {
 			continue
 		}

@@ -46,9 +46,9 @@ func NewSwitch(c SwitchConfig) *Switch { return &Switch{config: c} }
 func (s *Switch) Sync(ctx context.Context, all []Wanted) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.ask(); err != nil {
-		s.last = err
-		return err
+	if !s.asked {
+		s.last = s.ask()
+		s.asked = true
 	}
 	if s.kernel != nil {
 		s.last = s.kernel.Sync(ctx, all)
@@ -105,11 +105,8 @@ func (s *Switch) open() *Kernel {
 	return s.kernel
 }
 
-// ask finds out, once, and removes what is pinned where it cannot be kept up to date.
+// ask finds out, and removes what is pinned where nobody would keep it up to date.
 func (s *Switch) ask() error {
-	if s.asked {
-		return nil
-	}
 	c, err := s.find()
 	switch {
 	case !s.config.On:
@@ -120,14 +117,14 @@ func (s *Switch) ask() error {
 		s.probe = Probe(c)
 	}
 	if s.probe.Answer == link.Yes {
-		if s.kernel, err = Open(c); err != nil {
-			_, fault := Remove(s.config.PinDir) // nobody would keep it up to date
-			return errors.Join(fmt.Errorf("open the balancer: %w", err), fault)
+		if s.kernel, err = Open(c); err == nil {
+			return nil
 		}
-	} else if _, err := Remove(s.config.PinDir); err != nil {
+		s.probe = link.Probe{Answer: link.Unknown, Reason: err.Error()}
+	}
+	if _, err := Remove(s.config.PinDir); err != nil {
 		return fmt.Errorf("remove the balancer of an earlier agent: %w", err)
 	}
-	s.asked = true
 	return nil
 }
 
