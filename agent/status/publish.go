@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"slices"
 	"time"
 
 	eventsv1 "k8s.io/api/events/v1"
@@ -41,6 +42,8 @@ const (
 	retryAfter = 3 * time.Second
 	// waitForNode is how often it is looked whether the MeshNode is there, in memory.
 	waitForNode = 50 * time.Millisecond
+	// watchLag is how long a write may take to come back by the watch.
+	watchLag = 3 * time.Second
 	// requestTimeout of one write.
 	requestTimeout = 10 * time.Second
 	// eventNamespace holds the events of objects that are in no namespace.
@@ -76,7 +79,8 @@ type Config struct {
 type Publisher struct {
 	cfg     Config
 	written *v1alpha1.MeshNodeStatus
-	at      time.Time
+	at      time.Time // of the last write
+	looked  time.Time // when it was last read back because it seemed to be changed
 	told    map[mesh.Problem]bool
 }
 
@@ -119,6 +123,10 @@ func (p *Publisher) publish(ctx context.Context, now time.Time) (time.Duration, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	if p.overwritten(now) {
+		p.cfg.Log.Warn("somebody else has changed the status of this node's MeshNode; putting it right")
+		p.written, p.looked = nil, now
+	}
 	if p.written == nil {
 		if snap, ok := p.cfg.Source.Snapshot(); ok && !snap.Partial && !has(snap) {
 			return waitForNode, errNoMeshNode // the watch will say when it is there
@@ -192,6 +200,19 @@ func sameButPeers(a, b v1alpha1.MeshNodeStatus) bool {
 	}
 	a.Conditions, b.Conditions = nil, nil
 	return equality.Semantic.DeepEqual(a, b)
+}
+
+// overwritten tells whether the MeshNode says something else than was written last: somebody has edited it, or
+// deleted it and the operator has made it anew.
+func (p *Publisher) overwritten(now time.Time) bool {
+	snap, ok := p.cfg.Source.Snapshot()
+	own, there := snap.Own()
+	if !ok || snap.Partial || !there || p.written == nil || now.Sub(p.at) < watchLag || now.Sub(p.looked) < watchLag {
+		return false
+	}
+	w := p.written
+	return own.PublicKey != w.PublicKey || own.KeyEpoch != w.KeyEpoch || own.ListenPort != w.ListenPort || own.MTU != w.MTU ||
+		!slices.Equal(own.Endpoints, w.Endpoints) || !slices.Equal(own.NATPeers, w.NATPeers)
 }
 
 func (p *Publisher) generation() int64 {

@@ -87,6 +87,38 @@ func TestPublishToARealAPIServer(t *testing.T) {
 		t.Errorf("status %+v", got.Status)
 	}
 
+	// Edited by somebody else, and deleted and made anew while nothing of the agent's own changes: written again,
+	// once the watch has told of it, and not before.
+	watch := &fixedSource{}
+	p.cfg.Source = watch
+	edited := read(t, ctx, api)
+	edited.Status.Endpoints, edited.Status.ListenPort = []string{"203.0.113.9"}, 1
+	if err := api.Status().Update(ctx, edited); err != nil {
+		t.Fatal(err)
+	}
+	watch.set(read(t, ctx, api))
+	mustPublish(t, p, now.Add(5*time.Minute+time.Second))
+	if got := read(t, ctx, api); got.Status.ListenPort != 1 {
+		t.Errorf("written again within the lag of the watch: %+v", got.Status)
+	}
+	mustPublish(t, p, now.Add(5*time.Minute+5*time.Second))
+	if got := read(t, ctx, api); got.Status.ListenPort != 51820 || got.Status.Endpoints[0] != "192.0.2.1" {
+		t.Errorf("an edited status stays: %+v", got.Status)
+	}
+	if err := api.Delete(ctx, node); err != nil {
+		t.Fatal(err)
+	}
+	node.ResourceVersion, node.UID = "", ""
+	if err := api.Create(ctx, node); err != nil {
+		t.Fatal(err)
+	}
+	watch.set(read(t, ctx, api))
+	mustPublish(t, p, now.Add(5*time.Minute+10*time.Second))
+	if got := read(t, ctx, api); got.Status.PublicKey == "" {
+		t.Errorf("the status of a MeshNode made anew stays empty: %+v", got.Status)
+	}
+	p.cfg.Source = noSource{}
+
 	// Every agent finds the same problem, and one event tells of it.
 	loop.r.Plan.Problems = []mesh.Problem{{Kind: mesh.KindMeshNode, Name: "node7", Reason: mesh.ReasonOverlap, Message: "podCIDRs: 10.244.1.0/24 overlaps a block of node node1"}}
 	mustPublish(t, p, now.Add(6*time.Minute))
@@ -99,6 +131,18 @@ func TestPublishToARealAPIServer(t *testing.T) {
 	if len(list.Items) != 1 || list.Items[0].Regarding.Name != "node7" || list.Items[0].Reason != mesh.ReasonOverlap {
 		t.Errorf("events %+v", list.Items)
 	}
+}
+
+// fixedSource knows the MeshNode of node1 as it was last set.
+type fixedSource struct{ snap snapshot.Snapshot }
+
+func (s *fixedSource) Snapshot() (snapshot.Snapshot, bool) { return s.snap, true }
+
+func (s *fixedSource) set(n *v1alpha1.MeshNode) {
+	s.snap = snapshot.Snapshot{Self: "node1", Nodes: []snapshot.Node{{
+		Name: "node1", PublicKey: n.Status.PublicKey, KeyEpoch: n.Status.KeyEpoch, Endpoints: n.Status.Endpoints,
+		ListenPort: n.Status.ListenPort, MTU: n.Status.MTU, NATPeers: n.Status.NATPeers,
+	}}}
 }
 
 func mustPublish(t *testing.T, p *Publisher, at time.Time) {

@@ -69,26 +69,6 @@ func refreshProbes(t *testing.T, count int) {
 	}
 }
 
-func TestNodeJoinsAndLeaves(t *testing.T) {
-	before := map[string]identity{}
-	for i := range nodes {
-		name := fmt.Sprintf("tb-node%d", i+1)
-		before[name] = identityOf(meshNode(t, name))
-	}
-	_, remove := addNode(t)
-	refreshProbes(t, nodes+1)
-	for name, was := range before {
-		if now := identityOf(meshNode(t, name)); now != was {
-			t.Errorf("%s is now %+v because another node came, it was %+v", name, now, was)
-		}
-	}
-	if err := remove(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	refreshProbes(t, nodes)
-	checkAllPairs(t)
-}
-
 // TestAPIServerDown stops the API server for two minutes. Flows between Pods lose nothing. A node
 // that loses all its network state meanwhile, its agent and its WireGuard process killed, comes back
 // from what it has on disk.

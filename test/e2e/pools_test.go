@@ -23,9 +23,10 @@ import (
 
 const poolLabel = "weftnet-test/pool"
 
-// TestPoolsByNodeSelector splits the nodes between pools. A pool without a block for a newcomer says so, and so
-// does the newcomer; both heal when a range comes, and Pods of different pools reach each other.
-func TestPoolsByNodeSelector(t *testing.T) {
+// TestNodeJoinsAnExhaustedPoolAndLeaves splits the nodes between pools. A pool without a block for a newcomer says
+// so, and so does the newcomer; both heal when a range comes, and Pods of different pools reach each other. Nothing
+// of the other nodes changes, neither when it comes nor when it goes.
+func TestNodeJoinsAnExhaustedPoolAndLeaves(t *testing.T) {
 	before := map[string]identity{}
 	for i := range nodes {
 		name := fmt.Sprintf("tb-node%d", i+1)
@@ -67,6 +68,7 @@ func TestPoolsByNodeSelector(t *testing.T) {
 		t.Fatal(err)
 	}
 	refreshProbes(t, nodes)
+	checkAllPairs(t)
 }
 
 // part is the first range of a length in a larger one, next the one behind it.
