@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 )
@@ -25,6 +26,9 @@ func (m InPrefix) String() string {
 }
 
 func (m Masked) String() string {
+	if ones := bits.LeadingZeros32(^m.Mask); m.Mask<<ones == 0 && ones > 0 && ones < 32 {
+		return fmt.Sprintf("%s %s0x%08x/%d", m.Field, not(m.Not), m.Value, ones) // as nft prints a mask of leading ones
+	}
 	op := "=="
 	if m.Not {
 		op = "!="

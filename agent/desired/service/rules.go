@@ -91,12 +91,14 @@ func (f family) insiders(s scope) []state.ChainRule {
 // endpoints of this node are chosen from; for all others the source is translated at the exit.
 func (f family) translate(s scope, key []state.Field) []state.ChainRule {
 	to := state.NAT{Family: f.version, Fields: key, Map: f.name(s.endpoints), MapHasPort: true, WriteMark: true}
+	// The key implies it. Said here, the rule reads as nft prints it.
+	own := state.Cmp{Field: state.FieldNFProto, Value: f.proto}
 	if s.local {
-		return []state.ChainRule{rule(to)}
+		return []state.ChainRule{rule(own, to)}
 	}
 	foreign := to
 	foreign.Mark = MarkMasquerade
-	return []state.ChainRule{rule(on(state.FieldIIFName, podLinks), to), rule(foreign)}
+	return []state.ChainRule{rule(on(state.FieldIIFName, podLinks), own, to), rule(own, foreign)}
 }
 
 // pinnedTo sends a connection to the endpoint whose number is in the mark, and returns if there is none.
@@ -126,7 +128,7 @@ func (f family) stickyChain(s scope, timeout time.Duration) state.Chain {
 // reject answers that nobody listens.
 func reject() state.Chain {
 	return state.Chain{Name: chainReject, Rules: []state.ChainRule{
-		rule(state.Reject{With: state.RejectReset}),
+		rule(state.Cmp{Field: state.FieldL4Proto, Value: state.ProtoValue(state.ProtoTCP)}, state.Reject{With: state.RejectReset}),
 		rule(state.Reject{}),
 	}}
 }
