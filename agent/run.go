@@ -42,6 +42,8 @@ type agent struct {
 	cni       *cniserver.Server
 	publisher *status.Publisher
 	server    status.Server
+	// policy is nil where the policy engine is off.
+	policy *policies
 }
 
 // run makes the parts and lets them work until the context ends or one of them fails for good.
@@ -69,6 +71,9 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	})
 	start("answer the CNI plugin", a.cni.Run)
 	start("serve metrics", a.server.Run)
+	for name, f := range a.policyWork() {
+		start(name, f)
+	}
 	if o.binDir != "" {
 		start("install the CNI plugin", a.installer().Run)
 	}
@@ -117,9 +122,14 @@ func build(o options, log *slog.Logger) (*agent, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	a.publisher = status.NewPublisher(status.Config{Node: o.node, Loop: a.loop, Source: a.source, Weftnet: weftnet, Events: events, Log: log})
+	if err := a.buildPolicy(rest, metrics); err != nil {
+		return nil, err
+	}
+	a.publisher = status.NewPublisher(status.Config{
+		Node: o.node, Loop: a.loop, Source: a.source, Weftnet: weftnet, Events: events, Log: log, Policy: a.policyReport(),
+	})
 	metrics.Registry.MustRegister(status.Collector{Loop: a.loop, Drops: a.drops}, a.cni.Collector())
-	a.server = status.Server{Address: o.metrics, LastTurn: a.loop.LastTurn, Ready: a.loop.Ready, Registry: metrics.Registry, Profile: o.profile}
+	a.server = status.Server{Address: o.metrics, LastTurn: a.loop.LastTurn, Ready: a.ready, Registry: metrics.Registry, Profile: o.profile}
 	return a, nil
 }
 
@@ -148,7 +158,7 @@ func (a *agent) buildCNI() error {
 	}
 	a.cni, err = cniserver.New(cniserver.Config{
 		NodeName: a.o.node, Socket: filepath.Join(a.o.runDir, "cni.sock"), StateDir: filepath.Join(a.o.stateDir, "ipam"),
-		Pods: wiring, Rules: rules{a.loop}, Flows: flows, Ready: a.loop.Ready, Logger: a.log,
+		Pods: wiring, Rules: rules{a}, Flows: flows, Ready: a.loop.Ready, Logger: a.log,
 	})
 	return err
 }
@@ -210,9 +220,11 @@ func (p pods) Changed() <-chan struct{} { return p.cni.Changed() }
 
 // rules is the CNI server's view of the loop: what a Pod has in the table is there before its ADD
 // is answered.
-type rules struct{ loop *reconcile.Loop }
+type rules struct{ *agent }
 
-func (r rules) Add(ctx context.Context, at state.Attachment) error { return r.sync(ctx, at) }
+func (r rules) Add(ctx context.Context, at state.Attachment) error {
+	return errors.Join(r.admit(ctx, at), r.sync(ctx, at))
+}
 
 // Remove does not wait for a loop that has not had its first pass: while the agent starts, the CNI
 // server ends what has lost its Pod, and the first pass leaves it out.

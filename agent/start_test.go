@@ -49,7 +49,7 @@ func TestStartAfterReboot(t *testing.T) {
 	made := make(chan error, 1)
 	go func() {
 		_, err := cniserver.New(cniserver.Config{
-			NodeName: "node1", StateDir: dir, Pods: noLinks{}, Rules: rules{loop}, Ready: loop.Ready,
+			NodeName: "node1", StateDir: dir, Pods: noLinks{}, Rules: rules{&agent{loop: loop}}, Ready: loop.Ready,
 		})
 		made <- err
 	}()

@@ -92,6 +92,8 @@ func cniError(doing string, err error) *types.Error {
 	var exhausted *ipam.ExhaustedError
 	var conflict *conflictError
 	switch {
+	case errors.Is(err, ErrTryAgain):
+		return types.NewError(types.ErrTryAgainLater, err.Error(), "")
 	case errors.As(err, &exhausted) && exhausted.Cooling > 0:
 		return types.NewError(types.ErrTryAgainLater, err.Error(), "released addresses rest before their next pod")
 	case errors.As(err, &exhausted):

@@ -47,6 +47,9 @@ type Rules interface {
 	Remove(ctx context.Context, a state.Attachment) error
 }
 
+// ErrTryAgain in an error of Rules says that what fails now may soon succeed.
+var ErrTryAgain = errors.New("not ready yet")
+
 // Config of a Server.
 type Config struct {
 	NodeName string

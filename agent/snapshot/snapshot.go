@@ -51,6 +51,13 @@ type Config struct {
 	Backend           string        `json:"backend,omitempty"`
 	NoMasqueradeCIDRs []string      `json:"noMasqueradeCIDRs,omitempty"`
 	ServiceProxy      ServiceConfig `json:"serviceProxy,omitzero"`
+	Policy            PolicyConfig  `json:"policy,omitzero"`
+}
+
+// PolicyConfig is the settings of the policy engine; what is zero has a default.
+type PolicyConfig struct {
+	LogDenied string `json:"logDenied,omitempty"`
+	LogRate   int32  `json:"logRate,omitempty"`
 }
 
 // ServiceConfig is the settings of the service proxy.
@@ -139,7 +146,8 @@ func (p Pool) Equal(o Pool) bool { return p.Name == o.Name && slices.Equal(p.CID
 // Equal tells whether both hold the same settings.
 func (c Config) Equal(o Config) bool {
 	return c.ListenPort == o.ListenPort && c.MTU == o.MTU && c.Keepalive == o.Keepalive &&
-		c.Backend == o.Backend && slices.Equal(c.NoMasqueradeCIDRs, o.NoMasqueradeCIDRs) && c.ServiceProxy.Equal(o.ServiceProxy)
+		c.Backend == o.Backend && slices.Equal(c.NoMasqueradeCIDRs, o.NoMasqueradeCIDRs) && c.ServiceProxy.Equal(o.ServiceProxy) &&
+		c.Policy == o.Policy
 }
 
 // Sorted returns a copy with nodes and pools by name. The slices inside nodes and pools are shared:

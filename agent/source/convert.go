@@ -65,6 +65,7 @@ func configFrom(object any) (snapshot.Config, bool) {
 		out.Backend = string(c.Spec.Backend)
 	}
 	out.ServiceProxy = serviceConfigFrom(c.Spec.ServiceProxy)
+	out.Policy = snapshot.PolicyConfig{LogDenied: string(c.Spec.Policy.LogDenied), LogRate: c.Spec.Policy.LogRate}
 	return out, true
 }
 

@@ -56,6 +56,8 @@ type Source struct {
 
 	dirty   chan struct{}
 	changed chan struct{}
+	// others are told as well, see Subscribe.
+	others  []chan struct{}
 	current atomic.Pointer[snapshot.Snapshot]
 
 	// base is what the disk said at the start; last is what is remembered of this node itself,
@@ -126,6 +128,13 @@ func (s *Source) Snapshot() (snap snapshot.Snapshot, ok bool) {
 // Changed is signalled after Snapshot has changed; signals that nobody has taken merge into one.
 func (s *Source) Changed() <-chan struct{} { return s.changed }
 
+// Subscribe is Changed for one more listener. It must be called before Run.
+func (s *Source) Subscribe() <-chan struct{} {
+	c := make(chan struct{}, 1)
+	s.others = append(s.others, c)
+	return c
+}
+
 // Synced tells whether every list has been read from the API server.
 func (s *Source) Synced() bool {
 	snap, ok := s.Snapshot()
@@ -188,6 +197,9 @@ func (s *Source) publish() {
 	s.save(next)
 	s.current.Store(&next)
 	signal(s.changed)
+	for _, c := range s.others {
+		signal(c)
+	}
 }
 
 func (s *Source) build() snapshot.Snapshot {

@@ -13,6 +13,7 @@ import (
 	"github.com/weftnet/weftnet/agent/desired/mesh"
 	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile"
+	"github.com/weftnet/weftnet/agent/reconcile/policy"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 )
@@ -39,6 +40,8 @@ type Observed struct {
 	// KubeProxy is what was found of a kube-proxy beside Weftnet's own service proxy; nil while that
 	// one is switched off, and before the first look.
 	KubeProxy *kubeproxy.Finding
+	// Policy is what the policy engine found; nil where it is off.
+	Policy *policy.Report
 	// Before are the conditions as last written, for the time of their last transition.
 	Before []metav1.Condition
 	Now    time.Time
@@ -64,6 +67,9 @@ func Compute(o Observed) v1alpha1.MeshNodeStatus {
 	s.Conditions = []metav1.Condition{ready, peers, summary(ready, peers, s.Peers)}
 	if f := o.KubeProxy; f != nil {
 		s.Conditions = append(s.Conditions, condition(v1alpha1.ConditionKubeProxyPresent, f.Present(), f.Reason(), "%s", f.Message()))
+	}
+	if o.Policy != nil {
+		s.Conditions = append(s.Conditions, policyReady(*o.Policy))
 	}
 	for i := range s.Conditions {
 		stamp(&s.Conditions[i], o)

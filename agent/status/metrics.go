@@ -19,6 +19,7 @@ type Metrics struct {
 	passes prometheus.Histogram
 	errors *prometheus.CounterVec
 	drift  *prometheus.CounterVec
+	policy *PolicyMetrics
 }
 
 var _ reconcile.Recorder = (*Metrics)(nil)
@@ -38,7 +39,8 @@ func NewMetrics() *Metrics {
 			Name: "weftnet_drift_repaired_total", Help: "Changes by others to what the agent keeps, put back.",
 		}, []string{"kind"}),
 	}
-	for _, s := range reconcile.Stages() { // a counter that is not there cannot be alerted on
+	m.policy = newPolicyMetrics(m)
+	for _, s := range append(reconcile.Stages(), stagePolicy) { // a counter that is not there cannot be alerted on
 		m.errors.WithLabelValues(s)
 		m.drift.WithLabelValues(s)
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/weftnet/weftnet/agent/desired/mesh"
 	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile"
+	"github.com/weftnet/weftnet/agent/reconcile/policy"
 	"github.com/weftnet/weftnet/agent/snapshot"
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 )
@@ -72,7 +73,9 @@ type Config struct {
 	Weftnet, Events rest.Interface
 	// KubeProxy tells what was found of a kube-proxy beside Weftnet's own service proxy; nil looks for none.
 	KubeProxy func() (kubeproxy.Finding, bool)
-	Log       *slog.Logger
+	// Policy tells what the policy engine found; nil where it is off.
+	Policy func() (policy.Report, bool)
+	Log    *slog.Logger
 }
 
 // Publisher writes the status of one MeshNode.
@@ -136,7 +139,7 @@ func (p *Publisher) publish(ctx context.Context, now time.Time) (time.Duration, 
 		}
 	}
 	rival := p.kubeProxy()
-	want := Compute(Observed{Report: report, Generation: p.generation(), KubeProxy: rival, Before: p.written.Conditions, Now: now})
+	want := Compute(Observed{Report: report, Generation: p.generation(), KubeProxy: rival, Policy: p.policy(), Before: p.written.Conditions, Now: now})
 	problems := p.problems(report.Plan, rival)
 	if wait, due := p.due(want, now); !due {
 		return wait, p.tell(ctx, problems, now)
@@ -147,6 +150,17 @@ func (p *Publisher) publish(ctx context.Context, now time.Time) (time.Duration, 
 	}
 	p.written = &want
 	return refresh, p.tell(ctx, problems, now)
+}
+
+func (p *Publisher) policy() *policy.Report {
+	if p.cfg.Policy == nil {
+		return nil
+	}
+	r, begun := p.cfg.Policy()
+	if !begun {
+		r.Waiting = "the policy engine has just started"
+	}
+	return &r
 }
 
 func (p *Publisher) kubeProxy() *kubeproxy.Finding {
@@ -247,7 +261,8 @@ func has(s snapshot.Snapshot) bool {
 // ownConditions leaves out what the operator writes.
 func ownConditions(all []metav1.Condition) []metav1.Condition {
 	var out []metav1.Condition
-	for _, kind := range []string{v1alpha1.ConditionKubeProxyPresent, v1alpha1.ConditionMeshReady, v1alpha1.ConditionPeersConnected, v1alpha1.ConditionReady} {
+	for _, kind := range []string{v1alpha1.ConditionKubeProxyPresent, v1alpha1.ConditionMeshReady, v1alpha1.ConditionPeersConnected,
+		v1alpha1.ConditionPolicyReady, v1alpha1.ConditionReady} {
 		for _, c := range all {
 			if c.Type == kind {
 				out = append(out, c)

@@ -14,6 +14,9 @@ const (
 	// ConditionKubeProxyPresent on a MeshNode, while Weftnet's own service proxy is switched on: a
 	// kube-proxy runs on the node beside it, or has left its rules.
 	ConditionKubeProxyPresent = "KubeProxyPresent"
+	// ConditionPolicyReady on a MeshNode, while the policy engine is switched on: what network policies
+	// say of the node's Pods is in force.
+	ConditionPolicyReady = "PolicyReady"
 	// ConditionExhausted on an IPPool: a node wanted a block and none was free.
 	ConditionExhausted = "Exhausted"
 	// ConditionConflict on an IPPool: a range overlaps something else and is not used.
