@@ -18,7 +18,7 @@ const (
 )
 
 // policy is the intermediate form of a NetworkPolicy or ClusterNetworkPolicy: judged, with what
-// cannot be honoured left closed. Evaluator and compiler both work on it, and it never changes.
+// cannot be honoured left closed. Evaluator and compiler both work on it, and what it says never changes.
 type policy struct {
 	// serial tells apart all policies and versions of policies that an engine has seen.
 	serial   uint64
@@ -31,6 +31,8 @@ type policy struct {
 	// sections are by direction; nil where the policy does not apply.
 	sections [2]*section
 	problems []Problem
+	// lines are what the compiler has made of the sections, by direction and family.
+	lines [2][2][]line
 }
 
 // section is what a policy says of one direction.

@@ -9,17 +9,45 @@ import (
 	"github.com/weftnet/weftnet/agent/state"
 )
 
-// matches are the ways in which a packet of the family can match a rule, each a line of statements.
-func (b *builder) matches(r *rule) [][]state.Statement {
+// line is one way in which a packet of a family can match a rule, and the sets that it takes.
+type line struct {
+	match []state.Statement
+	text  string
+	needs []need
+}
+
+// need is a set that a line looks up, and how it is made.
+type need struct {
+	name string
+	make func() *item
+}
+
+// and joins two lines that both must match.
+func (l line) and(o line) line {
+	return line{match: slices.Concat(l.match, o.match), needs: slices.Concat(l.needs, o.needs)}
+}
+
+// lookup is a line that looks fields up in a set.
+func lookup(n need, fields ...state.Field) line {
+	return line{match: []state.Statement{state.InSet{Fields: fields, Set: n.name}}, needs: []need{n}}
+}
+
+// fixed is a set whose elements are its content.
+func fixed(set state.Set) need {
+	return need{set.Name, func() *item { return &item{fixed: &set} }}
+}
+
+// matches are the ways in which a packet of the family can match a rule.
+func (b *builder) matches(r *rule) []line {
 	plain, named := b.portsOf(r)
-	var out [][]state.Statement
+	var out []line
 	if r.anyPort || len(plain) > 0 {
-		var ports []state.Statement
+		var ports line
 		if !r.anyPort {
-			ports = b.portMatch(plain)
+			ports = portMatch(plain)
 		}
 		for _, peer := range b.peerMatches(r) {
-			out = append(out, slices.Concat(ports, peer))
+			out = append(out, ports.and(peer))
 		}
 	}
 	if len(named) > 0 {
@@ -61,18 +89,19 @@ func joinPorts(in []port) []port {
 }
 
 // portMatch matches the ports of a packet: one port by comparison, several in a shared set.
-func (b *builder) portMatch(ports []port) []state.Statement {
+func portMatch(ports []port) line {
 	if len(ports) == 1 {
 		p := ports[0]
 		out := []state.Statement{state.Cmp{Field: state.FieldL4Proto, Value: state.ProtoValue(p.protocol)}}
 		switch {
 		case p.first == 0 && p.last == math.MaxUint16:
-			return out
+			return line{match: out}
 		case p.first == p.last:
-			return append(out, state.Cmp{Field: state.FieldTHDport, Value: state.PortValue(p.first)})
+			return line{match: append(out, state.Cmp{Field: state.FieldTHDport, Value: state.PortValue(p.first)})}
 		}
 	}
 	set := state.Set{Key: []state.DataType{state.TypeProto, state.TypePort}}
+	var text strings.Builder
 	for _, p := range ports {
 		el := state.Element{Key: portKey(p.protocol, p.first)}
 		if p.first != p.last {
@@ -80,62 +109,55 @@ func (b *builder) portMatch(ports []port) []state.Statement {
 			set.Interval = true
 		}
 		set.Elements = append(set.Elements, el)
-	}
-	var text strings.Builder
-	for _, p := range ports {
 		fmt.Fprintf(&text, "%d %d-%d,", p.protocol, p.first, p.last)
 	}
 	set.Name = "ports-" + hash(text.String())
-	b.use("set", set.Name, func() *item { return &item{fixed: &set} })
-	return []state.Statement{state.InSet{Fields: state.Fields(state.FieldL4Proto, state.FieldTHDport), Set: set.Name}}
+	return lookup(fixed(set), state.FieldL4Proto, state.FieldTHDport)
 }
 
 func portKey(protocol uint8, number uint16) state.Value {
 	return state.Concat(state.ProtoValue(protocol), state.PortValue(number))
 }
 
-// peerField is the address at the other end.
-func (b *builder) peerField() state.Field {
-	if b.d == Egress {
-		return b.fam.daddr
-	}
-	return b.fam.saddr
-}
-
 // peerMatches are the ways in which the other end can be a peer of the rule.
-func (b *builder) peerMatches(r *rule) [][]state.Statement {
+func (b *builder) peerMatches(r *rule) []line {
 	if r.anyPeer {
-		return [][]state.Statement{nil}
+		return []line{{}}
 	}
-	var out [][]state.Statement
+	field := b.fam.saddr
+	if b.d == Egress {
+		field = b.fam.daddr
+	}
+	var out []line
 	for i := range r.peers {
-		if set := b.peerSet(&r.peers[i]); set != "" {
-			out = append(out, []state.Statement{state.InSet{Fields: state.Fields(b.peerField()), Set: set}})
+		if n, ok := b.peerSet(&r.peers[i]); ok {
+			out = append(out, lookup(n, field))
 		}
 	}
 	return out
 }
 
-// peerSet is the shared set of the addresses of a peer; empty where it has none of the family.
-func (b *builder) peerSet(p *peer) string {
+// peerSet is the shared set of the addresses of a peer, if it has any of the family.
+func (b *builder) peerSet(p *peer) (need, bool) {
 	switch {
 	case p.pods != nil:
-		return b.group("pods", p.pods.key(), group{pods: p.pods})
+		return b.group("pods", p.pods.key(), group{pods: p.pods}), true
 	case p.nodes != nil:
 		var text strings.Builder
 		writeSelector(&text, *p.nodes)
-		return b.group("nodes", text.String(), group{nodes: p.nodes})
+		return b.group("nodes", text.String(), group{nodes: p.nodes}), true
 	}
 	nets := ofFamily(p.nets, b.fam)
 	if len(nets) == 0 {
-		return ""
+		return need{}, false
 	}
 	if b.d == Ingress {
-		return b.group("sources", rangesText(nets), group{sources: nets})
+		return b.group("sources", rangesText(nets), group{sources: nets}), true
 	}
-	set := state.Set{Name: "nets" + b.fam.suffix + "-" + hash(rangesText(nets)), Key: []state.DataType{b.fam.addr}, Interval: true}
-	set.Elements = rangeElements(b.fam, nets)
-	return b.use("set", set.Name, func() *item { return &item{fixed: &set} })
+	return fixed(state.Set{
+		Name: "nets" + b.fam.suffix + "-" + hash(rangesText(nets)), Key: []state.DataType{b.fam.addr}, Interval: true,
+		Elements: rangeElements(b.fam, nets),
+	}), true
 }
 
 func ofFamily(ranges []addrRange, f *family) []addrRange {
@@ -151,14 +173,14 @@ func ofFamily(ranges []addrRange, f *family) []addrRange {
 func rangesText(ranges []addrRange) string {
 	var b strings.Builder
 	for _, r := range ranges {
-		fmt.Fprintf(&b, "%s-%s,", r.first, r.last)
+		b.WriteString(r.first.String() + "-" + r.last.String() + ",")
 	}
 	return b.String()
 }
 
 // namedMatches looks up the destination with its port: sets of the ports that Pods call by the names.
-func (b *builder) namedMatches(r *rule, named []port) [][]state.Statement {
-	var out [][]state.Statement
+func (b *builder) namedMatches(r *rule, named []port) []line {
+	var out []line
 	for _, g := range namedGroups(r, b.fam) {
 		g.named = named
 		var text strings.Builder
@@ -171,10 +193,7 @@ func (b *builder) namedMatches(r *rule, named []port) [][]state.Statement {
 		case g.block != nil:
 			text.WriteString(rangesText(g.block))
 		}
-		set := b.group("named", text.String(), g)
-		out = append(out, []state.Statement{
-			state.InSet{Fields: state.Fields(b.fam.daddr, state.FieldL4Proto, state.FieldTHDport), Set: set},
-		})
+		out = append(out, lookup(b.group("named", text.String(), g), b.fam.daddr, state.FieldL4Proto, state.FieldTHDport))
 	}
 	return out
 }
@@ -194,18 +213,19 @@ func namedGroups(r *rule, f *family) []group {
 	return out
 }
 
-// group takes a share in a set that follows what g says.
-func (b *builder) group(kind, text string, g group) string {
-	name := kind + b.fam.suffix + "-" + hash(text)
-	return b.use("set", name, func() *item {
-		g.fam = b.fam
-		head := state.Set{Name: name, Key: []state.DataType{b.fam.addr}, Interval: g.sources != nil}
+// group is a set that follows what g says.
+func (b *builder) group(kind, text string, g group) need {
+	e, fam, name := b.e, b.fam, kind+b.fam.suffix+"-"+hash(text)
+	return need{name, func() *item {
+		g := g
+		g.fam = fam
+		head := state.Set{Name: name, Key: []state.DataType{fam.addr}, Interval: g.sources != nil}
 		if g.named != nil {
 			head.Key = append(head.Key, state.TypeProto, state.TypePort)
 		}
 		g.live = newLiveSet(head)
-		g.fill(b.e)
-		b.c.index(&g)
+		g.fill(e)
+		e.out.index(&g)
 		return &item{live: g.live, group: &g}
-	})
+	}}
 }

@@ -116,6 +116,13 @@ func (b *builder) use(kind, name string, make func() *item) string {
 	return name
 }
 
+// keep takes a share in the sets of a line.
+func (b *builder) keep(l line) {
+	for _, n := range l.needs {
+		b.use("set", n.name, n.make)
+	}
+}
+
 // chain makes a chain that is called after what it holds; an empty one needs none.
 func (b *builder) chain(what string, rules []state.ChainRule) string {
 	if len(rules) == 0 {
@@ -174,29 +181,39 @@ func ruleOf(comment string, match []state.Statement, then ...state.Statement) st
 	return state.ChainRule{Statements: slices.Concat(match, then), Comment: comment[:min(len(comment), longest)]}
 }
 
-// allowed are the rules of NetworkPolicies, each match once; those that ask least come first.
+// allowed are the rules of NetworkPolicies, each match once.
 func (b *builder) allowed(policies []*policy, then state.Verdict) []state.ChainRule {
-	type line struct {
-		rule state.ChainRule
-		text string
-	}
-	var lines []line
+	var out []state.ChainRule
+	seen := map[string]bool{}
 	for _, p := range policies {
-		rules := p.sections[b.d].rules
-		for i := range rules {
-			for _, match := range b.matches(&rules[i]) {
-				r := ruleOf(p.name, match, then)
-				lines = append(lines, line{r, state.ChainRule{Statements: r.Statements}.String()})
+		for _, l := range b.linesOf(p) {
+			if !seen[l.text] {
+				seen[l.text] = true
+				b.keep(l)
+				out = append(out, ruleOf(p.name, l.match, then))
 			}
 		}
 	}
-	slices.SortStableFunc(lines, func(a, b line) int {
-		return cmp.Or(cmp.Compare(len(a.rule.Statements), len(b.rule.Statements)), cmp.Compare(a.text, b.text))
-	})
-	lines = slices.CompactFunc(lines, func(a, b line) bool { return a.text == b.text })
-	out := make([]state.ChainRule, len(lines))
-	for i, l := range lines {
-		out[i] = l.rule
+	return out
+}
+
+// linesOf are the matches of all rules of a policy. They are made once, unless they depend on what
+// the Pod itself calls its ports.
+func (b *builder) linesOf(p *policy) []line {
+	cache := &p.lines[b.d][b.fam.index]
+	if *cache != nil {
+		return *cache
+	}
+	s := p.sections[b.d]
+	out := []line{}
+	for i := range s.rules {
+		for _, l := range b.matches(&s.rules[i]) {
+			l.text = state.ChainRule{Statements: l.match}.String()
+			out = append(out, l)
+		}
+	}
+	if !s.named || b.d == Egress {
+		*cache = out
 	}
 	return out
 }
@@ -255,8 +272,9 @@ func (b *builder) ruled(p *policy, accept, pass state.Verdict) []state.ChainRule
 			then = pass
 		case actionAccept:
 		}
-		for _, match := range matches {
-			out = append(out, ruleOf(p.name+" "+strconv.Itoa(r.index), match, then))
+		for _, l := range matches {
+			b.keep(l)
+			out = append(out, ruleOf(p.name+" "+strconv.Itoa(r.index), l.match, then))
 		}
 	}
 	return out
