@@ -82,3 +82,16 @@ func onOwnThread(f func()) {
 	}()
 	done.Wait()
 }
+
+// Open opens a namespace that is there by its file: of a node of the testbed
+// (/run/netns/NAME), or of a process (/proc/PID/ns/net).
+func Open(tb testing.TB, path string) *Namespace {
+	tb.Helper()
+	RequireRoot(tb)
+	h, err := netns.GetFromPath(path)
+	if err != nil {
+		tb.Fatalf("open the network namespace %s: %v", path, err)
+	}
+	tb.Cleanup(func() { _ = h.Close() })
+	return &Namespace{handle: h}
+}

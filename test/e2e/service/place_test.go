@@ -1,0 +1,196 @@
+//go:build e2e
+
+package service
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weftnet/weftnet/test/harness"
+	"github.com/weftnet/weftnet/test/nstest"
+)
+
+// place is where a client stands: sockets are opened in its namespace, by this program. What the
+// programs of a Pod themselves do, the upstream suite tests.
+type place struct {
+	name string
+	ns   *nstest.Namespace
+	// addrs are its own addresses, of both families.
+	addrs []netip.Addr
+}
+
+// podPlace stands in a Pod.
+func podPlace(t *testing.T, pod *corev1.Pod) place {
+	t.Helper()
+	link, err := cluster.Exec(t.Context(), pod, "readlink", "/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range processes {
+		if its, err := os.Readlink(path); err == nil && its == strings.TrimSpace(link) {
+			return place{name: "Pod " + pod.Name + " on " + pod.Spec.NodeName, ns: nstest.Open(t, path), addrs: harness.Addresses(pod)}
+		}
+	}
+	t.Fatalf("no process is in the network namespace %s of Pod %s", link, pod.Name)
+	return place{}
+}
+
+// nodePlace stands on a node; hosts are the probes of the host network, in the order of nodes.
+func nodePlace(t *testing.T, number int) place {
+	t.Helper()
+	host := &probes.Hosts[number]
+	return place{name: "node " + host.Spec.NodeName, ns: nstest.Open(t, "/run/netns/"+host.Spec.NodeName), addrs: harness.Addresses(host)}
+}
+
+// nodeAddrs are a node's addresses on the underlay.
+func nodeAddrs(number int) []netip.Addr { return harness.Addresses(&probes.Hosts[number]) }
+
+// bridge of the testbed's underlay.
+const bridge = "tb-br0"
+
+// outsidePlace is a host on the underlay that is no node. It sends what it has no route to via a node.
+func outsidePlace(t *testing.T, number int) place {
+	t.Helper()
+	ns := nstest.New(t)
+	p := place{name: fmt.Sprintf("outside host %d", number), ns: ns, addrs: []netip.Addr{
+		netip.MustParseAddr(fmt.Sprintf("10.200.0.%d", 200+number)), netip.MustParseAddr(fmt.Sprintf("fd00:c8::%x", 0x200+number)),
+	}}
+	near := fmt.Sprintf("tb-out%d", number)
+	master, err := netlink.LinkByName(bridge)
+	if err != nil {
+		t.Fatalf("find the testbed's bridge: %v", err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MasterIndex = near, master.Attrs().Index
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns.Fd())}
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(veth) })
+	if err := netlink.LinkSetUp(veth); err != nil {
+		t.Fatal(err)
+	}
+	ns.Do(t, func() { err = p.configure() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (p place) configure() error {
+	link, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, a := range p.addrs {
+		bits := map[bool]int{true: 24, false: 64}[a.Is4()]
+		address := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}}
+		if a.Is6() {
+			address.Flags = unix.IFA_F_NODAD
+		}
+		errs = append(errs, netlink.AddrAdd(link, address))
+	}
+	return errors.Join(append(errs, netlink.LinkSetUp(link))...)
+}
+
+// route sends packets for an address via another.
+func (p place) route(t *testing.T, to, via netip.Addr) {
+	t.Helper()
+	var err error
+	p.ns.Do(t, func() {
+		err = netlink.RouteReplace(&netlink.Route{Dst: &net.IPNet{IP: to.AsSlice(), Mask: net.CIDRMask(to.BitLen(), to.BitLen())}, Gw: via.AsSlice()})
+	})
+	if err != nil {
+		t.Fatalf("%s: route %s via %s: %v", p.name, to, via, err)
+	}
+}
+
+// patience with one request. What is dropped takes so long to find out.
+const patience = 2 * time.Second
+
+func (p place) dial(t *testing.T, network string, to netip.AddrPort) (net.Conn, error) {
+	t.Helper()
+	var c net.Conn
+	var err error
+	p.ns.Do(t, func() { c, err = net.DialTimeout(network, to.String(), patience) })
+	return c, err
+}
+
+// ask makes one request and gives the answer: over HTTP a page of agnhost's netexec, over UDP its
+// command of the same name. Both have "hostname" and "clientip".
+func (p place) ask(t *testing.T, protocol corev1.Protocol, to netip.AddrPort, what string) (string, error) {
+	t.Helper()
+	if protocol == corev1.ProtocolUDP {
+		return p.askUDP(t, to, what)
+	}
+	c, err := p.dial(t, "tcp", to)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(2 * patience))
+	if _, err := fmt.Fprintf(c, "GET /%s HTTP/1.0\r\nHost: probe\r\n\r\n", what); err != nil {
+		return "", err
+	}
+	return page(c)
+}
+
+// page reads an answer of HTTP 1.0.
+func page(from io.Reader) (string, error) {
+	r := bufio.NewReader(from)
+	status, err := r.ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	if !strings.Contains(status, " 200 ") {
+		return "", fmt.Errorf("answered %q", strings.TrimSpace(status))
+	}
+	rest, err := io.ReadAll(r)
+	if err != nil {
+		return "", err
+	}
+	_, body, _ := strings.Cut(string(rest), "\r\n\r\n")
+	return strings.TrimSpace(body), nil
+}
+
+func (p place) askUDP(t *testing.T, to netip.AddrPort, what string) (string, error) {
+	t.Helper()
+	c, err := p.dial(t, "udp", to)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(c, what); err != nil {
+		return "", err
+	}
+	answer := make([]byte, 512)
+	n, err := c.Read(answer)
+	return strings.TrimSpace(string(answer[:n])), err
+}
+
+// The ways in which a request fails.
+func refused(err error) bool { return errors.Is(err, unix.ECONNREFUSED) }
+
+func dropped(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
