@@ -25,6 +25,7 @@ import (
 type options struct {
 	node, stateDir, runDir, procSysNet, binDir, confDir string
 	plugin, metrics, backend                            string
+	socketLB, cgroupMount, cgroup, bpfDir               string
 	connection                                          source.Connection
 	level                                               slog.Level
 	profile, disableOthers, policy, serviceProxy        bool
@@ -65,6 +66,10 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.plugin, "cni-plugin", "/weftnet-cni", "the CNI plugin's binary to install")
 	f.BoolVar(&o.disableOthers, "cni-disable-others", true, "set other plugins' CNI configurations aside once Weftnet is in force")
 	f.BoolVar(&o.serviceProxy, "service-proxy", true, "serve Services in place of kube-proxy; false removes what an earlier run served")
+	f.StringVar(&o.socketLB, "socket-lb", "auto", "auto chooses endpoints when local processes connect over TCP, where the kernel can; off leaves it to nftables")
+	f.StringVar(&o.cgroupMount, "cgroup-mount", "/sys/fs/cgroup", "where the node's cgroups are mounted")
+	f.StringVar(&o.cgroup, "cgroup", "", "the cgroup (version 2) of the node's processes and Pods, below the root; empty is the root")
+	f.StringVar(&o.bpfDir, "bpf-dir", "/sys/fs/bpf/weftnet", "folder on a bpf file system to pin programs in; must survive the agent")
 	f.BoolVar(&o.policy, "policy", true, "enforce NetworkPolicy and ClusterNetworkPolicy; false removes what an earlier run enforced")
 	// Every interface: kubelet probes it and Prometheus scrapes it at the node's address, which may change.
 	f.StringVar(&o.metrics, "metrics-address", ":9871", "address for /metrics, /healthz and /readyz")
@@ -90,6 +95,9 @@ func (o options) validate() error {
 		if !filepath.IsAbs(dir) {
 			errs = append(errs, fmt.Errorf("--%s: want an absolute path, got %q", flagName, dir))
 		}
+	}
+	if !slices.Contains([]string{"auto", "off"}, o.socketLB) {
+		errs = append(errs, fmt.Errorf("--socket-lb: want auto or off, got %q", o.socketLB))
 	}
 	if !slices.Contains([]string{"", "Kernel", "Userspace"}, o.backend) {
 		errs = append(errs, fmt.Errorf("--backend: want Kernel, Userspace or nothing, got %q", o.backend))

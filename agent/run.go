@@ -25,6 +25,7 @@ import (
 	"github.com/weftnet/weftnet/agent/kernel/pod"
 	"github.com/weftnet/weftnet/agent/keystore"
 	"github.com/weftnet/weftnet/agent/reconcile"
+	"github.com/weftnet/weftnet/agent/reconcile/socket"
 	"github.com/weftnet/weftnet/agent/source"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/agent/status"
@@ -40,6 +41,7 @@ type agent struct {
 	kernel    *reconcile.RealKernel
 	loop      *reconcile.Loop
 	cni       *cniserver.Server
+	sockets   *socket.Sink
 	publisher *status.Publisher
 	server    status.Server
 	// policy is nil where the policy engine is off.
@@ -74,6 +76,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	for name, f := range a.policyWork() {
 		start(name, f)
 	}
+	start("look after sockets", plain(a.sockets.Run))
 	if o.binDir != "" {
 		start("install the CNI plugin", a.installer().Run)
 	}
@@ -117,6 +120,7 @@ func build(o options, log *slog.Logger) (*agent, error) {
 	if err := a.buildCNI(); err != nil {
 		return nil, err
 	}
+	a.buildSockets(metrics.Registry)
 	weftnet, err1 := source.NewClient(rest, v1alpha1.GroupVersion)
 	events, err2 := source.NewClient(rest, eventsv1.SchemeGroupVersion)
 	if err := errors.Join(err1, err2); err != nil {
@@ -127,6 +131,7 @@ func build(o options, log *slog.Logger) (*agent, error) {
 	}
 	a.publisher = status.NewPublisher(status.Config{
 		Node: o.node, Loop: a.loop, Source: a.source, Weftnet: weftnet, Events: events, Log: log, Policy: a.policyReport(),
+		Sockets: a.socketReport,
 	})
 	metrics.Registry.MustRegister(status.Collector{Loop: a.loop, Drops: a.drops}, a.cni.Collector())
 	a.server = status.Server{Address: o.metrics, LastTurn: a.loop.LastTurn, Ready: a.ready, Registry: metrics.Registry, Profile: o.profile}

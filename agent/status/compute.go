@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weftnet/weftnet/agent/desired/mesh"
+	"github.com/weftnet/weftnet/agent/kernel/bpf"
 	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile"
 	"github.com/weftnet/weftnet/agent/reconcile/policy"
@@ -42,6 +43,9 @@ type Observed struct {
 	KubeProxy *kubeproxy.Finding
 	// Policy is what the policy engine found; nil where it is off.
 	Policy *policy.Report
+	// Sockets is what the balancer at the socket does; nil while the service proxy is switched off or
+	// has not come to it.
+	Sockets *bpf.Report
 	// Before are the conditions as last written, for the time of their last transition.
 	Before []metav1.Condition
 	Now    time.Time
@@ -70,6 +74,9 @@ func Compute(o Observed) v1alpha1.MeshNodeStatus {
 	}
 	if o.Policy != nil {
 		s.Conditions = append(s.Conditions, policyReady(*o.Policy))
+	}
+	if r := o.Sockets; r != nil {
+		s.Conditions = append(s.Conditions, socketBalancing(*r))
 	}
 	for i := range s.Conditions {
 		stamp(&s.Conditions[i], o)

@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/weftnet/weftnet/agent/desired/mesh"
+	"github.com/weftnet/weftnet/agent/kernel/bpf"
 	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile"
 	"github.com/weftnet/weftnet/agent/reconcile/policy"
@@ -75,7 +76,9 @@ type Config struct {
 	KubeProxy func() (kubeproxy.Finding, bool)
 	// Policy tells what the policy engine found; nil where it is off.
 	Policy func() (policy.Report, bool)
-	Log    *slog.Logger
+	// Sockets tells what the balancer at the socket does; nil where there is none.
+	Sockets func() (bpf.Report, bool)
+	Log     *slog.Logger
 }
 
 // Publisher writes the status of one MeshNode.
@@ -139,7 +142,7 @@ func (p *Publisher) publish(ctx context.Context, now time.Time) (time.Duration, 
 		}
 	}
 	rival := p.kubeProxy()
-	want := Compute(Observed{Report: report, Generation: p.generation(), KubeProxy: rival, Policy: p.policy(), Before: p.written.Conditions, Now: now})
+	want := Compute(Observed{Report: report, Generation: p.generation(), KubeProxy: rival, Policy: p.policy(), Sockets: p.sockets(), Before: p.written.Conditions, Now: now})
 	problems := p.problems(report.Plan, rival)
 	if wait, due := p.due(want, now); !due {
 		return wait, p.tell(ctx, problems, now)
@@ -161,6 +164,16 @@ func (p *Publisher) policy() *policy.Report {
 		r.Waiting = "the policy engine has just started"
 	}
 	return &r
+}
+
+func (p *Publisher) sockets() *bpf.Report {
+	if p.cfg.Sockets == nil {
+		return nil
+	}
+	if r, known := p.cfg.Sockets(); known {
+		return &r
+	}
+	return nil
 }
 
 func (p *Publisher) kubeProxy() *kubeproxy.Finding {
@@ -262,7 +275,7 @@ func has(s snapshot.Snapshot) bool {
 func ownConditions(all []metav1.Condition) []metav1.Condition {
 	var out []metav1.Condition
 	for _, kind := range []string{v1alpha1.ConditionKubeProxyPresent, v1alpha1.ConditionMeshReady, v1alpha1.ConditionPeersConnected,
-		v1alpha1.ConditionPolicyReady, v1alpha1.ConditionReady} {
+		v1alpha1.ConditionPolicyReady, v1alpha1.ConditionReady, v1alpha1.ConditionSocketBalancing} {
 		for _, c := range all {
 			if c.Type == kind {
 				out = append(out, c)

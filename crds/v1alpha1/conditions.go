@@ -17,6 +17,10 @@ const (
 	// ConditionPolicyReady on a MeshNode, while the policy engine is switched on: what network policies
 	// say of the node's Pods is in force.
 	ConditionPolicyReady = "PolicyReady"
+	// ConditionSocketBalancing on a MeshNode, while Weftnet's own service proxy is switched on: TCP
+	// connections of the node's processes and Pods get their endpoint when they connect. Where it is
+	// false, their packets are translated by nftables, like those from outside.
+	ConditionSocketBalancing = "SocketBalancing"
 	// ConditionExhausted on an IPPool: a node wanted a block and none was free.
 	ConditionExhausted = "Exhausted"
 	// ConditionConflict on an IPPool: a range overlaps something else and is not used.

@@ -50,6 +50,8 @@ func (c *Cluster) Upgrade(ctx context.Context, extra ...string) error {
 		"--namespace", Namespace, "--create-namespace",
 		"--set", "apiServer.host=" + APIServerHost,
 		"--set", "apiServer.port=" + APIServerPort,
+		// The nodes share a kernel; each has a cgroup of its name.
+		"--set", "serviceProxy.cgroup=$(NODE_NAME)",
 	}, extra...)
 	if _, err := Command(ctx, c.Root, c.Out, Bin(c.Root, "helm"), args...); err != nil {
 		return fmt.Errorf("install the chart: %w", err)

@@ -139,9 +139,10 @@ type Report struct {
 	Asked bool
 	// On says that connections are balanced at the socket; Allowed that they may be.
 	On, Allowed bool
-	// Reason says why, in words; Failing that it should be on and is not in order.
+	// Reason says why, in words; Failing that it should be on and is not in order, for Err.
 	Reason  string
 	Failing bool
+	Err     error
 	Stats
 }
 
@@ -161,7 +162,7 @@ func (s *Switch) Report() Report {
 		r.On = s.kernel.inForce()
 	}
 	if err != nil {
-		r.Failing, r.Reason = true, err.Error()
+		r.Failing, r.Err, r.Reason = true, err, err.Error()
 	}
 	return r
 }

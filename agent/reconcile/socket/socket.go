@@ -30,18 +30,16 @@ type Balancer interface {
 type Sink struct {
 	balancer Balancer
 	log      *slog.Logger
-	reported chan struct{}
 
 	mu sync.Mutex
 	// pending is what Services want until all have been put; then it is nil.
 	pending map[snapshot.ServiceName]bpf.Wanted
 	fault   string
-	last    bpf.Report
 }
 
 // New has not been given anything.
 func New(b Balancer, log *slog.Logger) *Sink {
-	return &Sink{balancer: b, log: log, reported: make(chan struct{}, 1), pending: map[snapshot.ServiceName]bpf.Wanted{}}
+	return &Sink{balancer: b, log: log, pending: map[snapshot.ServiceName]bpf.Wanted{}}
 }
 
 // Put takes Services that have changed; one that is gone wants nothing.
@@ -104,7 +102,7 @@ func (s *Sink) check(ctx context.Context) {
 	s.note(ctx, err)
 }
 
-// note logs a failure when it begins, changes or ends, and tells that the report has changed.
+// note logs a failure when it begins, changes or ends.
 func (s *Sink) note(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return // the agent is stopping
@@ -121,13 +119,6 @@ func (s *Sink) note(ctx context.Context, err error) {
 		s.log.Info("connections are balanced at the socket again")
 	}
 	s.fault = text
-	if r := s.balancer.Report(); r.On != s.last.On || r.Reason != s.last.Reason {
-		s.last = r
-		select {
-		case s.reported <- struct{}{}:
-		default:
-		}
-	}
 }
 
 // Report tells what the balancer does; ok is false while that is not known.
@@ -135,6 +126,3 @@ func (s *Sink) Report() (r bpf.Report, ok bool) {
 	r = s.balancer.Report()
 	return r, r.Asked
 }
-
-// Reported is signalled when the report has changed in what the status shows.
-func (s *Sink) Reported() <-chan struct{} { return s.reported }

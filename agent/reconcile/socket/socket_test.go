@@ -87,7 +87,6 @@ func TestAFailureHoldsNobodyUpAndIsTold(t *testing.T) {
 	if err := s.Complete(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	<-s.Reported()
 	b.fault = errors.New("no room")
 	for range 2 {
 		if err := s.Put(t.Context(), []service.Wanted{wanted("a", "10.96.0.1")}); err != nil {
@@ -95,7 +94,6 @@ func TestAFailureHoldsNobodyUpAndIsTold(t *testing.T) {
 		}
 	}
 	s.check(t.Context())
-	<-s.Reported()
 	if r, ok := s.Report(); !ok || !r.Failing || r.Reason != "no room" {
 		t.Errorf("report %+v", r)
 	}
@@ -107,7 +105,6 @@ func TestAFailureHoldsNobodyUpAndIsTold(t *testing.T) {
 	if err := s.Put(t.Context(), []service.Wanted{wanted("a", "10.96.0.1")}); err != nil {
 		t.Fatal(err)
 	}
-	<-s.Reported()
 	if got := strings.Count(log.String(), "no room"); got != 1 || !strings.Contains(log.String(), "again") {
 		t.Errorf("the failure is logged %d times:\n%s", got, log.String())
 	}
