@@ -36,7 +36,7 @@ func TestJobReachesWhatTheNodeRemoves(t *testing.T) {
 func TestKubeProxyJobNeedsTheKernelOnly(t *testing.T) {
 	c := Cluster{Image: "i", Namespace: "n", Task: KubeProxy{DryRun: true, Force: true}}
 	pod := c.JobFor("tb-node2").Spec.Template.Spec
-	if want := []string{"cleanup", "kube-proxy", "--dry-run", "--force"}; !slices.Equal(pod.Containers[0].Args, want) {
+	if want := []string{"cleanup", "kube-proxy", "--patience=0s", "--dry-run", "--force"}; !slices.Equal(pod.Containers[0].Args, want) {
 		t.Errorf("args %v, want %v", pod.Containers[0].Args, want)
 	}
 	if len(pod.Volumes) != 0 || !pod.HostNetwork {

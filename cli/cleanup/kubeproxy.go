@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	kernel "github.com/weftnet/weftnet/agent/kernel/kubeproxy"
 	"github.com/weftnet/weftnet/agent/kubeproxy"
@@ -17,6 +20,8 @@ type KubeProxy struct {
 	// Force goes on although a kube-proxy answers, which would put everything back, or although
 	// Weftnet's own rules for Services are not there, so that no Service would work.
 	Force bool
+	// Patience is how long to wait for kube-proxy to end and for Weftnet's rules to be in force.
+	Patience time.Duration
 }
 
 // ServiceTable is that of Weftnet's own service proxy.
@@ -41,7 +46,7 @@ func (k KubeProxy) Run(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	refusal := k.allowed(ctx, f)
+	refusal := k.await(ctx, f)
 	act := !k.DryRun && refusal == nil
 	if err := tell(w, found, Node{DryRun: !act}.verb()); err != nil {
 		return err
@@ -76,6 +81,22 @@ func tell(w io.Writer, found kernel.Rules, verb string) error {
 	return nil
 }
 
+// await asks again until it is allowed, or the patience ends.
+func (k KubeProxy) await(ctx context.Context, f *kernel.Finder) error {
+	if k.DryRun {
+		return k.allowed(ctx, f)
+	}
+	var refusal error
+	err := wait.PollUntilContextTimeout(ctx, time.Second, max(k.Patience, time.Millisecond), true, func(context.Context) (bool, error) {
+		refusal = k.allowed(ctx, f) // a question may outlast the patience, and its answer counts
+		return refusal == nil, nil
+	})
+	if refusal == nil {
+		return err
+	}
+	return refusal
+}
+
 func (k KubeProxy) allowed(ctx context.Context, f *kernel.Finder) error {
 	if k.Force {
 		return nil
@@ -96,7 +117,7 @@ func (k KubeProxy) allowed(ctx context.Context, f *kernel.Finder) error {
 
 // Args of the command that does the same on another node.
 func (k KubeProxy) Args() []string {
-	args := []string{"cleanup", "kube-proxy"}
+	args := []string{"cleanup", "kube-proxy", "--patience=" + k.Patience.String()}
 	if k.DryRun {
 		args = append(args, "--dry-run")
 	}

@@ -90,6 +90,7 @@ func kubeProxyCommand(a *access) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&proxy.DryRun, "dry-run", false, "only tell what would be removed")
 	cmd.Flags().BoolVar(&proxy.Force, "force", false, "go on although kube-proxy runs, or Weftnet's rules for Services are missing")
+	cmd.Flags().DurationVar(&proxy.Patience, "patience", 0, "how long to wait for kube-proxy to end and for Weftnet's rules to be in force")
 	on.addFlags(cmd)
 	return cmd
 }

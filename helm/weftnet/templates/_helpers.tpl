@@ -95,7 +95,7 @@ capabilities:
 
 {{/* A hook after `helm uninstall`, with its weight: what a Job needs comes before it. */}}
 {{- define "weftnet.hook" -}}
-helm.sh/hook: post-delete
-helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook: {{ .on }}
+helm.sh/hook-weight: {{ .weight | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
