@@ -14,21 +14,33 @@ import (
 	"github.com/weftnet/weftnet/agent/state"
 )
 
-// book holds what every owner wants, and which frontend is whose.
+// book holds what every owner wants, and which frontend is whose. There may be a hundred thousand
+// frontends, so keys hold no pointers, and nothing is kept twice.
 type book struct {
 	owners map[string]*Wanted
-	held   map[netip.AddrPort]held
+	held   map[address]held
 	// contested lists the owners of the frontends that more than one wants, in their order.
-	contested map[netip.AddrPort][]*Wanted
+	contested map[address][]*Wanted
 }
 
+// held is a frontend of an owner, by its place there.
 type held struct {
-	by       *Wanted
-	frontend state.SocketFrontend
+	by *Wanted
+	at int
+}
+
+func (h held) frontend() state.SocketFrontend { return h.by.Frontends[h.at] }
+
+// same tells whether both lead to the same; the zero value leads nowhere.
+func (h held) same(o held) bool {
+	if h.by == nil || o.by == nil {
+		return h.by == o.by
+	}
+	return h.frontend().Equal(o.frontend())
 }
 
 func newBook() *book {
-	return &book{owners: map[string]*Wanted{}, held: map[netip.AddrPort]held{}, contested: map[netip.AddrPort][]*Wanted{}}
+	return &book{owners: map[string]*Wanted{}, held: map[address]held{}, contested: map[address][]*Wanted{}}
 }
 
 func (w *Wanted) compare(o *Wanted) int {
@@ -42,16 +54,17 @@ func (b *book) set(w Wanted) ([]netip.AddrPort, error) {
 	if err != nil {
 		return nil, err
 	}
-	before, touched := map[netip.AddrPort]held{}, []netip.AddrPort(nil)
-	note := func(a netip.AddrPort) {
+	before, touched := map[address]held{}, []netip.AddrPort(nil)
+	note := func(f state.SocketFrontend) address {
+		a := toAddress(f.Address)
 		if _, ok := before[a]; !ok {
-			before[a], touched = b.held[a], append(touched, a)
+			before[a], touched = b.held[a], append(touched, f.Address)
 		}
+		return a
 	}
 	if old := b.owners[w.Owner]; old != nil {
 		for _, f := range old.Frontends {
-			note(f.Address)
-			b.release(old, f.Address)
+			b.release(old, note(f))
 		}
 		delete(b.owners, w.Owner)
 	}
@@ -59,13 +72,12 @@ func (b *book) set(w Wanted) ([]netip.AddrPort, error) {
 	if len(frontends) > 0 {
 		b.owners[w.Owner] = next
 	}
-	for _, f := range frontends {
-		note(f.Address)
-		b.claim(next, f)
+	for i, f := range frontends {
+		b.claim(note(f), held{next, i})
 	}
-	return slices.DeleteFunc(touched, func(a netip.AddrPort) bool {
-		was, is := before[a], b.held[a]
-		return (was.by == nil) == (is.by == nil) && was.frontend.Equal(is.frontend)
+	return slices.DeleteFunc(touched, func(at netip.AddrPort) bool {
+		a := toAddress(at)
+		return before[a].same(b.held[a])
 	}), nil
 }
 
@@ -97,22 +109,22 @@ func (b *book) reset(all []Wanted) ([]netip.AddrPort, error) {
 	return slices.SortedFunc(maps.Keys(touched), netip.AddrPort.Compare), errors.Join(faults...)
 }
 
-func (b *book) claim(w *Wanted, f state.SocketFrontend) {
-	if have, ok := b.held[f.Address]; ok {
-		list := b.contested[f.Address]
+func (b *book) claim(a address, h held) {
+	if have, ok := b.held[a]; ok {
+		list := b.contested[a]
 		if len(list) == 0 {
 			list = []*Wanted{have.by}
 		}
-		i, _ := slices.BinarySearchFunc(list, w, (*Wanted).compare)
-		b.contested[f.Address] = slices.Insert(list, i, w)
+		i, _ := slices.BinarySearchFunc(list, h.by, (*Wanted).compare)
+		b.contested[a] = slices.Insert(list, i, h.by)
 		if i > 0 {
 			return
 		}
 	}
-	b.held[f.Address] = held{w, f}
+	b.held[a] = h
 }
 
-func (b *book) release(w *Wanted, a netip.AddrPort) {
+func (b *book) release(w *Wanted, a address) {
 	list := slices.DeleteFunc(b.contested[a], func(o *Wanted) bool { return o == w })
 	if len(list) > 1 {
 		b.contested[a] = list
@@ -124,18 +136,22 @@ func (b *book) release(w *Wanted, a netip.AddrPort) {
 	case len(list) == 0:
 		delete(b.held, a)
 	default:
-		b.held[a] = held{list[0], list[0].frontend(a)}
+		b.held[a] = list[0].claim(a)
 	}
 }
 
-func (w *Wanted) frontend(a netip.AddrPort) state.SocketFrontend {
-	i, _ := slices.BinarySearchFunc(w.Frontends, state.SocketFrontend{Address: a}, state.CompareSocketFrontends)
-	return w.Frontends[i]
+func (w *Wanted) claim(a address) held {
+	i, _ := slices.BinarySearchFunc(w.Frontends, state.SocketFrontend{Address: a.addrPort()}, state.CompareSocketFrontends)
+	return held{w, i}
 }
 
-// proper returns an owner's frontends in order, or all their faults.
+// proper returns an owner's frontends in order, or all their faults. Those in order are kept as they
+// are, since their endpoints are many and mostly shared.
 func proper(w Wanted) ([]state.SocketFrontend, error) {
-	out := state.SortSocketFrontends(w.Frontends)
+	out := w.Frontends
+	if !slices.IsSortedFunc(out, state.CompareSocketFrontends) || slices.ContainsFunc(out, unordered) {
+		out = state.SortSocketFrontends(out)
+	}
 	var faults []error
 	for i := range out {
 		if err := out[i].Validate(); err != nil {
@@ -151,11 +167,20 @@ func proper(w Wanted) ([]state.SocketFrontend, error) {
 	return out, nil
 }
 
+func unordered(f state.SocketFrontend) bool {
+	for i := 1; i < len(f.Endpoints); i++ {
+		if f.Endpoints[i-1].Compare(f.Endpoints[i]) >= 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // inForce lists the frontends that lead somewhere, sorted.
 func (b *book) inForce() []state.SocketFrontend {
 	out := make([]state.SocketFrontend, 0, len(b.held))
 	for _, h := range b.held {
-		out = append(out, h.frontend)
+		out = append(out, h.frontend())
 	}
 	slices.SortFunc(out, state.CompareSocketFrontends)
 	return out
@@ -164,11 +189,13 @@ func (b *book) inForce() []state.SocketFrontend {
 // byOwner lists the frontends that are held, those of one owner together, since they share endpoints.
 func (b *book) byOwner() []netip.AddrPort {
 	out := make([]netip.AddrPort, 0, len(b.held))
-	for a := range b.held {
-		out = append(out, a)
+	for _, owner := range slices.Sorted(maps.Keys(b.owners)) {
+		w := b.owners[owner]
+		for _, f := range w.Frontends {
+			if b.held[toAddress(f.Address)].by == w {
+				out = append(out, f.Address)
+			}
+		}
 	}
-	slices.SortFunc(out, func(x, y netip.AddrPort) int {
-		return cmp.Or(strings.Compare(b.held[x].by.Owner, b.held[y].by.Owner), x.Compare(y))
-	})
 	return out
 }

@@ -28,7 +28,8 @@ type Wanted struct {
 	// Age decides who has a frontend that several want: the smallest, and among equals the first by
 	// name. It is a time in any unit.
 	Age int64
-	// Frontends in any order; none takes the owner away.
+	// Frontends in any order, which the balancer keeps: they must not be changed any more. None takes the
+	// owner away.
 	Frontends []state.SocketFrontend
 }
 

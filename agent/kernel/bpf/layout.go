@@ -50,12 +50,16 @@ func (a address) addrPort() netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(a.IP).Unmap(), binary.BigEndian.Uint16(a.Port[:]))
 }
 
-func toService(f state.SocketFrontend, p *pool) serviceValue {
-	v := serviceValue{Frontend: toAddress(f.Address), Pool: p.id, Count: uint32(len(p.endpoints))}
-	if f.Affinity != 0 {
-		v.Affinity, v.Group = uint32(f.Affinity/time.Second), groupID(f.Group, state.FamilyOf(f.Address.Addr()))
+func toService(p put) serviceValue {
+	return serviceValue{Frontend: p.frontend, Affinity: p.affinity, Group: p.group, Pool: p.pool.id, Count: uint32(len(p.pool.endpoints))}
+}
+
+// stickiness is a frontend's affinity in seconds, and the number of its group.
+func stickiness(f state.SocketFrontend) (seconds uint32, group uint64) {
+	if f.Affinity == 0 {
+		return 0, 0
 	}
-	return v
+	return uint32(f.Affinity / time.Second), groupID(f.Group, state.FamilyOf(f.Address.Addr()))
 }
 
 // groupID is the same on every start of the agent, so that clients keep their endpoints. Were two

@@ -20,14 +20,28 @@ type pool struct {
 	sticky bool
 }
 
+// entry is where a frontend leads.
 type entry struct {
-	frontend state.SocketFrontend
 	pool     *pool
+	affinity uint32
+	group    uint64
+}
+
+// same tells whether a frontend leads there.
+func (e entry) same(f state.SocketFrontend) bool {
+	seconds, group := stickiness(f)
+	return e.affinity == seconds && e.group == group && slices.Equal(e.pool.endpoints, f.Endpoints)
+}
+
+// put is an entry to write.
+type put struct {
+	frontend address
+	entry
 }
 
 // ledger is what a set of tables holds, as far as we wrote it.
 type ledger struct {
-	entries map[netip.AddrPort]entry
+	entries map[address]entry
 	lastID  uint32
 	// size counts the elements of the tables.
 	size size
@@ -49,8 +63,8 @@ func (s size) String() string {
 // then what leads to them, then what leads nowhere, then the pools that nothing leads to any more.
 type change struct {
 	addPools    []*pool
-	put         []entry
-	remove      []netip.AddrPort
+	put         []put
+	remove      []address
 	removePools []*pool
 	// peak is what the tables hold at the most on the way.
 	peak size
@@ -62,16 +76,17 @@ func (c change) String() string {
 	return fmt.Sprintf("put %d frontends and %d pools, remove %d and %d", len(c.put), len(c.addPools), len(c.remove), len(c.removePools))
 }
 
-func newLedger() *ledger { return &ledger{entries: map[netip.AddrPort]entry{}} }
+func newLedger() *ledger { return &ledger{entries: map[address]entry{}} }
 
 // plan works out how the tables follow the book at some addresses, and notes the result as if it had
 // been written: after a failure the ledger is worth nothing.
-func (l *ledger) plan(addresses []netip.AddrPort, held map[netip.AddrPort]held) change {
+func (l *ledger) plan(addresses []netip.AddrPort, held map[address]held) change {
 	var c change
-	for _, a := range addresses {
+	for _, at := range addresses {
+		a := toAddress(at)
 		have, had := l.entries[a]
 		h, wanted := held[a]
-		if !wanted && !had || wanted && had && have.frontend.Equal(h.frontend) {
+		if !wanted && !had || wanted && had && have.same(h.frontend()) {
 			continue
 		}
 		if !wanted {
@@ -80,13 +95,15 @@ func (l *ledger) plan(addresses []netip.AddrPort, held map[netip.AddrPort]held) 
 			c.drop(have.pool)
 			continue
 		}
-		next := entry{h.frontend, l.poolFor(&c, have.pool, h.frontend)}
+		f := h.frontend()
+		next := entry{pool: l.poolFor(&c, have.pool, f)}
+		next.affinity, next.group = stickiness(f)
 		next.pool.users++
 		if had {
 			c.drop(have.pool)
 		}
 		l.entries[a] = next
-		c.put = append(c.put, next)
+		c.put = append(c.put, put{a, next})
 	}
 	l.settle(&c)
 	return c

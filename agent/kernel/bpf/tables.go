@@ -78,18 +78,14 @@ func (t *tables) addPools(c change) error {
 
 func (t *tables) put(c change) error {
 	var services elements[address, serviceValue]
-	for _, e := range c.put {
-		services.add(toAddress(e.frontend.Address), toService(e.frontend, e.pool))
+	for _, p := range c.put {
+		services.add(p.frontend, toService(p))
 	}
 	return services.put(t.Maps[tableServices])
 }
 
 func (t *tables) remove(c change) error {
-	keys := make([]address, len(c.remove))
-	for i, a := range c.remove {
-		keys[i] = toAddress(a)
-	}
-	return remove(t.Maps[tableServices], keys)
+	return remove(t.Maps[tableServices], c.remove)
 }
 
 func (t *tables) removePools(c change) error {
