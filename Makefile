@@ -45,12 +45,16 @@ demo-down: cluster-down ## End the demo and leave the machine as it was.
 ##@ Test
 
 .PHONY: test
-test: deps ## All of it, stage by stage with timings: unit, verify, netns, apiserver, a dozen upstream tests, e2e.
+test: deps ## All of it, stage by stage with timings: unit, cyclonus, verify, netns, apiserver, a dozen upstream tests, e2e.
 	@test/stages.sh $(ARGS)
 
 .PHONY: test-unit
 test-unit: ## Plain unit tests: no root, under a minute when warm, with the race detector where gcc is present.
 	$(GO) test $(RACE) $(ARGS) $(PKG)
+
+.PHONY: test-cyclonus
+test-cyclonus: ## Our judgement of NetworkPolicies against cyclonus's, on its own cases and random ones.
+	$(GO) test -C tools/cyclonus -count=1 $(ARGS) ./...
 
 .PHONY: test-netns
 test-netns: ## Tests on the real kernel, in network namespaces of their own (root).

@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 stages=("$@")
-((${#stages[@]})) || stages=(test-unit testbed-build verify test-netns test-apiserver test-upstream-dozen test-e2e)
+((${#stages[@]})) || stages=(test-unit test-cyclonus testbed-build verify test-netns test-apiserver test-upstream-dozen test-e2e)
 
 summary=()
 failed=0
