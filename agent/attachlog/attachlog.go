@@ -51,6 +51,9 @@ type Recovery struct {
 	Torn bool
 	// Damage says that entries may be lost; it names the file.
 	Damage error
+	// Unwritable says that no new file could be begun, as on a full disk: what is there counts, and the next
+	// entry tries again.
+	Unwritable error
 }
 
 // Log is an open log. Append may be called by many at once.
@@ -103,7 +106,8 @@ func (t *Ticket) Durable() error {
 	return t.err
 }
 
-// Open reads the log and starts a new file from what it says. Only one process at a time has it
+// Open reads the log and starts a new file from what it says. Where a log was read and no new file can be written,
+// it is open nevertheless, so that a full disk does not keep the agent from its other work. Only one process at a time has it
 // open: an agent that starts while its predecessor still ends waits for it, and at last gets ErrLocked.
 func Open(c Config) (*Log, Recovery, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
@@ -115,11 +119,14 @@ func Open(c Config) (*Log, Recovery, error) {
 	}
 	l := &Log{cfg: c, lock: lock, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	rec, err := l.recover()
-	if err == nil {
-		err = l.rewrite()
-	}
 	if err != nil {
 		return nil, rec, errors.Join(err, lock.Close())
+	}
+	if err := l.rewrite(); err != nil {
+		if rec.Fresh {
+			return nil, rec, errors.Join(err, lock.Close())
+		}
+		rec.Unwritable, l.broken = err, true
 	}
 	go l.run()
 	return l, rec, nil
@@ -193,6 +200,9 @@ func (l *Log) Close() error {
 	close(l.wake)
 	l.mu.Unlock()
 	<-l.done
+	if l.file == nil { // no file could be begun
+		return l.lock.Close()
+	}
 	return errors.Join(l.file.Close(), l.lock.Close())
 }
 

@@ -300,6 +300,70 @@ func TestFailedWriteIsToldAndHeals(t *testing.T) {
 	}
 }
 
+// TestOpenOnAFullDisk : what was recorded is known, what comes is refused with the reason, and both are well when
+// there is room again. A folder in the place of the new file stands for the disk.
+func TestOpenOnAFullDisk(t *testing.T) {
+	b := &boot{id: "one"}
+	dir := t.TempDir()
+	l, _ := open(t, b.config(dir))
+	mustDurable(t, l.Add(attachment(1)))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	blocked := filepath.Join(dir, FileName+".new")
+	if err := os.Mkdir(blocked, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	again, rec := open(t, b.config(dir))
+	if rec.Unwritable == nil || rec.Fresh || rec.Torn || rec.Damage != nil {
+		t.Errorf("recovery %+v", rec)
+	}
+	if got := strings.Join(names(again.State()), " "); got != "container-1" {
+		t.Errorf("attachments: %s", got)
+	}
+	if err := again.Add(attachment(2)).Durable(); err == nil || !strings.Contains(err.Error(), FileName) {
+		t.Errorf("an entry that cannot be written: %v", err)
+	}
+	if err := os.Remove(blocked); err != nil {
+		t.Fatal(err)
+	}
+	mustDurable(t, again.Add(attachment(3)))
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+	last, rec := open(t, b.config(dir))
+	if got := strings.Join(names(last.State()), " "); got != "container-1 container-3" || rec != (Recovery{}) {
+		t.Errorf("attachments: %s, recovery %+v", got, rec)
+	}
+	if err := last.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(blocked, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Open(b.config(dir)); err == nil {
+		t.Error("a log that never was can neither be read nor written, and is open")
+	}
+}
+
+// TestCloseWithoutAFile : the log of a full disk is let go of.
+func TestCloseWithoutAFile(t *testing.T) {
+	b := &boot{id: "one"}
+	dir := t.TempDir()
+	l, _ := open(t, b.config(dir))
+	if err := errors.Join(l.Close(), os.Mkdir(filepath.Join(dir, FileName+".new"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	blocked, _ := open(t, b.config(dir))
+	if err := errors.Join(blocked.Close(), os.Remove(filepath.Join(dir, FileName+".new"))); err != nil {
+		t.Fatal(err)
+	}
+	open(t, b.config(dir))
+}
+
 func FuzzParse(f *testing.F) {
 	line, _ := formatLine([]Entry{{Del: "weftp0"}})
 	f.Add(append([]byte(header), line...))

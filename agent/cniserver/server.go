@@ -133,6 +133,9 @@ func New(c Config) (*Server, error) {
 	s.book, restored = newBook(log, sinceBoot, c.Cooldown)
 	s.metrics = newMetrics(s.book)
 	s.note(append(restored, rec.Damage)...)
+	if rec.Unwritable != nil {
+		c.Logger.Error("the attachment log cannot be written; no Pod can start or end on this node until it can", "error", rec.Unwritable)
+	}
 	if rec.Torn {
 		c.Logger.Info("the last batch of the attachment log was cut short; nobody was told of it", "dir", c.StateDir)
 	}

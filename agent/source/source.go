@@ -29,6 +29,9 @@ import (
 // settle is how long changes are gathered before a snapshot is made of them.
 const settle = 5 * time.Millisecond
 
+// saveAgain is how soon a cache that could not be written is tried again.
+const saveAgain = 10 * time.Second
+
 // retry of a list or watch that failed. The default of client-go waits up to a minute, which is
 // long for a node that has just lost its peers' news.
 func retry() *wait.Backoff {
@@ -64,6 +67,7 @@ type Source struct {
 	// since to lose its own MeshNode is no reason to let its Pods down.
 	base, last snapshot.Snapshot
 	saved      snapshot.Snapshot
+	unsaved    bool // what came after saved could not be written
 	// orphaned is true while this node's own MeshNode is missing.
 	orphaned bool
 }
@@ -156,11 +160,18 @@ func (s *Source) Run(ctx context.Context) {
 	for _, w := range s.watches {
 		group.Go(func() { s.reflect(ctx, w) })
 	}
+	again := time.NewTicker(saveAgain)
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			group.Wait()
 			return
+		case <-again.C:
+			if s.unsaved {
+				s.save(*s.current.Load())
+			}
+			continue
 		case <-s.dirty:
 		}
 		// Gather what belongs together. Without an end a steady stream would starve the reader, so
@@ -260,8 +271,14 @@ func (s *Source) save(next snapshot.Snapshot) {
 		return
 	}
 	if err := s.cfg.Cache.Save(next); err != nil {
-		s.cfg.Log.Warn("the peer cache could not be written; a reboot without the API server would find an older one", "error", err)
+		if !s.unsaved {
+			s.cfg.Log.Warn("the peer cache could not be written; a reboot without the API server would find an older one", "error", err)
+		}
+		s.unsaved = true
 		return
 	}
-	s.saved = next
+	if s.unsaved {
+		s.cfg.Log.Info("the peer cache is written again")
+	}
+	s.saved, s.unsaved = next, false
 }

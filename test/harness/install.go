@@ -45,8 +45,13 @@ func (c *Cluster) LoadImages(ctx context.Context) error {
 
 // Upgrade installs or upgrades the chart without loading images.
 func (c *Cluster) Upgrade(ctx context.Context, extra ...string) error {
+	return c.UpgradeTo(ctx, filepath.Join("helm", "weftnet"), extra...)
+}
+
+// UpgradeTo does so with another chart, such as that of another version.
+func (c *Cluster) UpgradeTo(ctx context.Context, chart string, extra ...string) error {
 	args := append([]string{
-		"upgrade", "--install", "weftnet", filepath.Join("helm", "weftnet"),
+		"upgrade", "--install", "weftnet", chart,
 		"--namespace", Namespace, "--create-namespace",
 		"--set", "apiServer.host=" + APIServerHost,
 		"--set", "apiServer.port=" + APIServerPort,
