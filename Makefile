@@ -9,7 +9,7 @@ SHELL       := bash
 GO      ?= go
 VERSION ?= dev
 NODES   ?= 3
-PROXY   ?= kube-proxy
+PROXY   ?= none
 PKG     ?= ./...
 ARGS    ?=
 export VERSION

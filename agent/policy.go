@@ -81,7 +81,7 @@ func (a *agent) ready() error {
 	if err == nil && a.policy != nil {
 		err = a.policy.loop.Ready()
 	}
-	return err
+	return errors.Join(err, a.proxyReady())
 }
 
 func (a *agent) policyReport() func() (policyloop.Report, bool) {

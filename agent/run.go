@@ -42,6 +42,7 @@ type agent struct {
 	loop      *reconcile.Loop
 	cni       *cniserver.Server
 	sockets   *socket.Sink
+	proxy     *proxy // nil while it is switched off
 	publisher *status.Publisher
 	server    status.Server
 	// policy is nil where the policy engine is off.
@@ -77,6 +78,9 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		start(name, f)
 	}
 	start("look after sockets", plain(a.sockets.Run))
+	for name, f := range a.proxyWork() {
+		start(name, f)
+	}
 	if o.binDir != "" {
 		start("install the CNI plugin", a.installer().Run)
 	}
@@ -121,6 +125,9 @@ func build(o options, log *slog.Logger) (*agent, error) {
 		return nil, err
 	}
 	a.buildSockets(metrics.Registry)
+	if err := a.buildProxy(rest, metrics); err != nil {
+		return nil, err
+	}
 	weftnet, err1 := source.NewClient(rest, v1alpha1.GroupVersion)
 	events, err2 := source.NewClient(rest, eventsv1.SchemeGroupVersion)
 	if err := errors.Join(err1, err2); err != nil {
@@ -163,7 +170,7 @@ func (a *agent) buildCNI() error {
 	}
 	a.cni, err = cniserver.New(cniserver.Config{
 		NodeName: a.o.node, Socket: filepath.Join(a.o.runDir, "cni.sock"), StateDir: filepath.Join(a.o.stateDir, "ipam"),
-		Pods: wiring, Rules: rules{a}, Flows: flows, Ready: a.loop.Ready, Logger: a.log,
+		Pods: wiring, Rules: rules{a}, Flows: flows, Ready: a.podReady, Logger: a.log,
 	})
 	return err
 }

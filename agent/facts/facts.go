@@ -35,7 +35,8 @@ type Link struct {
 	AcceptRA string
 }
 
-func (l Link) ours() bool { return l.Alias == state.LinkAlias || strings.HasPrefix(l.Name, "weft") }
+// Ours tells whether Weftnet made the link.
+func (l Link) Ours() bool { return l.Alias == state.LinkAlias || strings.HasPrefix(l.Name, "weft") }
 
 // Observation is what was seen, in the order of the kernel.
 type Observation struct {
@@ -114,7 +115,7 @@ func Gather(o Observation) Facts {
 func uplinksOf(o Observation) []Link {
 	var named, routed []Link
 	for _, l := range o.Links {
-		if l.ours() || l.Loopback {
+		if l.Ours() || l.Loopback {
 			continue
 		}
 		if slices.ContainsFunc(l.Addresses, func(a Address) bool { return slices.Contains(o.InternalIPs, a.Addr) }) {

@@ -296,7 +296,7 @@ func (l *Loop) probe(now time.Time, f facts.Facts) {
 }
 
 func (l *Loop) finish(now time.Time, err error) error {
-	r := Report{Plan: l.plan, Facts: l.planned.facts, BackendReason: l.backend.reason, Err: err, At: now}
+	r := Report{Plan: l.plan, Facts: l.planned.facts, Links: l.links, BackendReason: l.backend.reason, Err: err, At: now}
 	r.Facts.Liveness = l.liveness
 	r.Facts.Peers = map[state.PublicKey]state.PeerStats{}
 	for _, list := range l.stats {

@@ -151,6 +151,8 @@ type Network struct {
 type Report struct {
 	Plan  mesh.Output
 	Facts facts.Facts
+	// Links are the node's, as last looked at; they must not be changed.
+	Links []facts.Link
 	// BackendReason says why the backend is what it is.
 	BackendReason string
 	// Err is nil when everything wanted is in force.

@@ -62,13 +62,13 @@ type MeshConfigSpec struct {
 	Policy PolicySettings `json:"policy,omitzero"`
 }
 
-// NodePortPrimary is the value of NodePortAddresses that means the primary addresses of the Node.
+// NodePortPrimary is the value of NodePortAddresses that means the first address of each family that the Node names.
 const NodePortPrimary = "primary"
 
 // ServiceProxySettings are those of the service proxy. Whether it runs at all is the chart's serviceProxy.enabled.
 type ServiceProxySettings struct {
-	// NodePortAddresses are the node's addresses that NodePorts are open on: "primary", the addresses
-	// that the Node object names, or ranges; an address of the node in any of them has the ports.
+	// NodePortAddresses are the node's addresses that NodePorts are open on: "primary", the first
+	// address of each family that the Node object names, or ranges; an address of the node in any of them has the ports.
 	// Loopback addresses never have them.
 	// +optional
 	// +kubebuilder:default={primary}

@@ -19,7 +19,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	nodes := flag.Int("nodes", 3, "nodes of the cluster")
-	proxy := flag.String("proxy", "kube-proxy", "what serves Services: kube-proxy or none")
+	proxy := flag.String("proxy", "none", "what the testbed brings to serve Services: kube-proxy, or none for Weftnet's own service proxy")
 	flag.Parse()
 	if err := run(ctx, *nodes, *proxy); err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo:", err)
@@ -49,7 +49,7 @@ func run(ctx context.Context, nodes int, proxy string) error {
 	if err != nil {
 		return err
 	}
-	proof, err := installAndProve(ctx, cluster, nodes, begin)
+	proof, err := installAndProve(ctx, cluster, options, begin)
 	report, stopErr := audit.Stop(ctx)
 	if err := errors.Join(err, stopErr); err != nil {
 		return err
@@ -59,8 +59,9 @@ func run(ctx context.Context, nodes int, proxy string) error {
 	return proof.held()
 }
 
-func installAndProve(ctx context.Context, cluster *harness.Cluster, nodes int, begin time.Time) (*proof, error) {
-	if err := cluster.Install(ctx); err != nil {
+func installAndProve(ctx context.Context, cluster *harness.Cluster, options harness.Options, begin time.Time) (*proof, error) {
+	nodes := options.Nodes
+	if err := cluster.Install(ctx, options.Values()...); err != nil {
 		return nil, err
 	}
 	heading(begin, "wait until every node is connected to every other")

@@ -16,7 +16,8 @@ import (
 type Options struct {
 	// Nodes in the cluster; 0 means 3.
 	Nodes int
-	// Proxy is what serves Services: "kube-proxy" (the default) or "none".
+	// Proxy is what the testbed brings to serve Services: "none" (the default), which leaves it to
+	// Weftnet, or "kube-proxy", beside which Weftnet's own is switched off.
 	Proxy string
 	// Sets of the testbed's programs that are wanted besides those of the cluster itself.
 	Sets []string
@@ -31,12 +32,20 @@ func (o Options) withDefaults() Options {
 		o.Nodes = 3
 	}
 	if o.Proxy == "" {
-		o.Proxy = "kube-proxy"
+		o.Proxy = "none"
 	}
 	if o.Out == nil {
 		o.Out = io.Discard
 	}
 	return o
+}
+
+// Values are the arguments for the chart that fit the options.
+func (o Options) Values() []string {
+	if o.Proxy == "kube-proxy" {
+		return append([]string{"--set", "serviceProxy.enabled=false"}, o.Helm...)
+	}
+	return o.Helm
 }
 
 // Build makes the programs of the testbed and Weftnet's images, from their caches where it can.
@@ -76,7 +85,7 @@ func Ensure(ctx context.Context, root string, options Options) (*Cluster, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := cluster.Install(ctx, options.Helm...); err != nil {
+	if err := cluster.Install(ctx, options.Values()...); err != nil {
 		return nil, err
 	}
 	if err := cluster.WaitNodes(ctx, options.Nodes, 4*time.Minute); err != nil {

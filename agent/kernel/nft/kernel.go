@@ -203,6 +203,32 @@ func (k *Kernel) Counters(ctx context.Context) (map[string]Counter, error) {
 	return nil, last
 }
 
+// Sizes counts the elements of the sets that it can count without listing them: those that are neither
+// ranges nor filled by packets. counted is false before Linux 6.16, which does not tell. A table that
+// does not exist has no sets.
+func (k *Kernel) Sizes(ctx context.Context) (sizes map[string]int, counted bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, false, err
+	}
+	replies, err := k.conn.query(unix.NFT_MSG_GETSET, families[k.family], true, wire.Str(unix.NFTA_SET_TABLE, k.name))
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, false, fmt.Errorf("list the sets of table %s %s: %w", k.family, k.name, err)
+	}
+	sizes, counted = map[string]int{}, true
+	for _, r := range replies {
+		attrs := payload(r)
+		flags := wire.BigUint32(wire.Find(attrs, unix.NFTA_SET_FLAGS))
+		const uncounted = unix.NFT_SET_ANONYMOUS | unix.NFT_SET_INTERVAL | unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT
+		if wire.String(wire.Find(attrs, unix.NFTA_SET_TABLE)) != k.name || flags&uncounted != 0 {
+			continue
+		}
+		count := wire.Find(attrs, setCount)
+		counted = counted && count != nil
+		sizes[wire.String(wire.Find(attrs, unix.NFTA_SET_NAME))] = int(wire.BigUint32(count))
+	}
+	return sizes, counted, nil
+}
+
 // Cleanup deletes the whole table; one that does not exist is no error.
 func (k *Kernel) Cleanup(ctx context.Context) error {
 	return k.Apply(ctx, Delete(k.family, k.name))

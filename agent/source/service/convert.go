@@ -18,7 +18,7 @@ import (
 // Node is what the proxy has to know of this node from its object.
 type Node struct {
 	Name, Zone string
-	// IPs are its internal and external addresses.
+	// IPs are its internal addresses, then its external ones, each in the order of the Node.
 	IPs []netip.Addr
 	// Leaving says that the node is about to be deleted, so that load balancers should stop sending
 	// new connections here.
@@ -213,12 +213,12 @@ func nodeFrom(object any) (Node, error) {
 	}
 	n := Node{Name: o.Name, Zone: o.Labels[corev1.LabelTopologyZone], Leaving: o.DeletionTimestamp != nil ||
 		slices.ContainsFunc(o.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeleted })}
-	for _, a := range o.Status.Addresses {
-		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
-			continue
-		}
-		if addr, err := netip.ParseAddr(a.Address); err == nil && !slices.Contains(n.IPs, addr.Unmap()) {
-			n.IPs = append(n.IPs, addr.Unmap())
+	for _, kind := range []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP} {
+		for _, a := range o.Status.Addresses {
+			addr, err := netip.ParseAddr(a.Address)
+			if a.Type == kind && err == nil && !slices.Contains(n.IPs, addr.Unmap()) {
+				n.IPs = append(n.IPs, addr.Unmap())
+			}
 		}
 	}
 	return n, nil

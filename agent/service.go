@@ -1,0 +1,137 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/weftnet/weftnet/agent/kernel/conntrack"
+	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/reconcile/service"
+	"github.com/weftnet/weftnet/agent/snapshot"
+	sourceservice "github.com/weftnet/weftnet/agent/source/service"
+	"github.com/weftnet/weftnet/agent/state"
+	"github.com/weftnet/weftnet/agent/status"
+)
+
+// proxy is the service proxy's parts, wired; nil while it is switched off.
+type proxy struct {
+	source *sourceservice.Source
+	table  *nft.Kernel
+	flows  *conntrack.Kernel
+	loop   *service.Loop
+}
+
+// buildProxy makes the parts. Switched off, it takes away what an earlier run has left.
+func (a *agent) buildProxy(rest *rest.Config, metrics *status.Metrics) error {
+	table, err := nft.NewTable(state.ServiceTableName)
+	if err != nil {
+		return err
+	}
+	if !a.o.serviceProxy {
+		return errors.Join(table.Cleanup(context.Background()), table.Close())
+	}
+	p := &proxy{table: table}
+	if p.flows, err = conntrack.New(); err != nil {
+		return err
+	}
+	if p.source, err = sourceservice.New(sourceservice.Config{Node: a.o.node, REST: rest}); err != nil {
+		return err
+	}
+	p.loop = service.New(service.Config{
+		Source: p.source, Table: table, Watch: table.Subscribe, Sizes: table.Sizes, Flows: p.flows, Facts: a.serviceNode,
+		Sinks:    []service.Sink{a.sockets},
+		Recorder: status.NewServiceMetrics(metrics.Registry), Log: a.log.With("part", "service proxy"),
+	})
+	metrics.Registry.MustRegister(status.ServiceCollector{Loop: p.loop})
+	a.proxy = p
+	return nil
+}
+
+// proxyWork is what runs for the service proxy, by name.
+func (a *agent) proxyWork() map[string]func(context.Context) error {
+	p := a.proxy
+	if p == nil {
+		return nil
+	}
+	return map[string]func(context.Context) error{
+		"watch Services": plain(p.source.Run),
+		"serve Services": func(ctx context.Context) error {
+			return errors.Join(p.loop.Run(ctx), p.table.Close(), p.flows.Close())
+		},
+	}
+}
+
+// serviceNode is what the service proxy has to know of this node.
+func (a *agent) serviceNode() (snapshot.ServiceNode, bool) {
+	node := a.proxy.source.Node()
+	snap, known := a.source.Snapshot()
+	if !known || len(node.IPs) == 0 {
+		return snapshot.ServiceNode{}, false
+	}
+	out := snapshot.ServiceNode{Name: node.Name, Zone: node.Zone, NodeIPs: node.IPs, ServiceCIDRs: a.proxy.source.CIDRs()}
+	if ranges := snap.Config.ServiceProxy.NodePortAddresses; len(ranges) > 0 {
+		out.NodePortIPs = a.addressesIn(ranges)
+	} else {
+		out.NodePortIPs = primary(node.IPs)
+	}
+	slices.SortFunc(out.NodePortIPs, netip.Addr.Compare)
+	slices.SortFunc(out.ServiceCIDRs, func(x, y netip.Prefix) int { return x.Addr().Compare(y.Addr()) })
+	return out, true
+}
+
+// primary is the first address of each family.
+func primary(all []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, addr := range all {
+		if !slices.ContainsFunc(out, func(o netip.Addr) bool { return state.FamilyOf(o) == state.FamilyOf(addr) }) {
+			out = append(out, addr)
+		}
+	}
+	return out
+}
+
+// addressesIn are the node's addresses in some range, of any link but the loopback and our own.
+func (a *agent) addressesIn(ranges []netip.Prefix) []netip.Addr {
+	var out []netip.Addr
+	report, _ := a.loop.Report()
+	for _, link := range report.Links {
+		if link.Loopback || link.Ours() {
+			continue
+		}
+		for _, addr := range link.Addresses {
+			in := func(p netip.Prefix) bool { return p.Contains(addr.Addr) }
+			if slices.ContainsFunc(ranges, in) && !slices.Contains(out, addr.Addr) {
+				out = append(out, addr.Addr)
+			}
+		}
+	}
+	return out
+}
+
+// podReady tells whether a Pod can be given a network that works: the mesh is in force and, for a while
+// after the start, Services are.
+func (a *agent) podReady() error {
+	if err := a.loop.Ready(); err != nil || a.proxy == nil {
+		return err
+	}
+	return a.proxy.loop.Admit(time.Now())
+}
+
+// proxyReady tells whether Services are in force, where they are wanted.
+func (a *agent) proxyReady() error {
+	if a.proxy == nil {
+		return nil
+	}
+	if err := a.proxy.loop.Ready(); err != nil {
+		return fmt.Errorf("service proxy: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,184 @@
+package status
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/reconcile/service"
+)
+
+// ServiceMetrics are those of the service proxy. The ones that kube-proxy has, too, have its names and
+// its meaning, so that dashboards and alerts carry over: with one value per address family, though
+// both families are one pass here.
+type ServiceMetrics struct {
+	sync, full, partial, programming *prometheus.HistogramVec
+	last, queued                     *prometheus.GaugeVec
+	failures                         *prometheus.CounterVec
+	endpointChanges, serviceChanges  prometheus.Counter
+	endpointsPending, servicePending prometheus.Gauge
+	reconciler                       prometheus.Histogram
+	flowsDeleted                     prometheus.Counter
+	transactions, repairs, listings  prometheus.Counter
+	elements                         *prometheus.CounterVec
+}
+
+var _ service.Recorder = (*ServiceMetrics)(nil)
+
+const kubeProxy = "kubeproxy"
+
+// ipFamilies are the values of the label ip_family.
+var ipFamilies = []string{"IPv4", "IPv6"}
+
+// NewServiceMetrics makes the metrics and registers them.
+func NewServiceMetrics(r *prometheus.Registry) *ServiceMetrics {
+	durations := prometheus.ExponentialBuckets(0.001, 2, 15)
+	// Those of kube-proxy begin at 0.25 s, where all of ours would be one bucket.
+	latencies := append([]float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1}, prometheus.LinearBuckets(0.25, 0.25, 2)...)
+	for _, more := range [][]float64{prometheus.LinearBuckets(1, 1, 59), prometheus.LinearBuckets(60, 5, 12), prometheus.LinearBuckets(120, 30, 7)} {
+		latencies = append(latencies, more...)
+	}
+	m := &ServiceMetrics{
+		sync:             familyHistogram("sync_proxy_rules_duration_seconds", "Duration of a pass that wrote Services.", durations),
+		full:             familyHistogram("sync_full_proxy_rules_duration_seconds", "Duration of a pass over all Services.", durations),
+		partial:          familyHistogram("sync_partial_proxy_rules_duration_seconds", "Duration of a pass over the Services that changed.", durations),
+		programming:      familyHistogram("network_programming_duration_seconds", "Time from the change of a Pod or Service to the rules being in force.", latencies),
+		last:             familyGauge("sync_proxy_rules_last_timestamp_seconds", "When everything wanted was last put in force."),
+		queued:           familyGauge("sync_proxy_rules_last_queued_timestamp_seconds", "When changes were last taken up."),
+		failures:         prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: kubeProxy, Name: "sync_proxy_rules_nftables_sync_failures_total", Help: "Passes that failed."}, []string{"ip_family"}),
+		endpointChanges:  proxyCounter(kubeProxy, "sync_proxy_rules_endpoint_changes_total", "Changes of EndpointSlices."),
+		serviceChanges:   proxyCounter(kubeProxy, "sync_proxy_rules_service_changes_total", "Changes of Services."),
+		endpointsPending: prometheus.NewGauge(prometheus.GaugeOpts{Subsystem: kubeProxy, Name: "sync_proxy_rules_endpoint_changes_pending", Help: "Changes of EndpointSlices that are not in force yet."}),
+		servicePending:   prometheus.NewGauge(prometheus.GaugeOpts{Subsystem: kubeProxy, Name: "sync_proxy_rules_service_changes_pending", Help: "Changes of Services that are not in force yet."}),
+		reconciler:       prometheus.NewHistogram(prometheus.HistogramOpts{Subsystem: kubeProxy, Name: "conntrack_reconciler_sync_duration_seconds", Help: "Duration of looking for stale UDP flows.", Buckets: durations}),
+		flowsDeleted:     proxyCounter(kubeProxy, "conntrack_reconciler_deleted_entries_total", "Stale UDP flows deleted from connection tracking."),
+		transactions:     proxyCounter("weftnet_service", "transactions_total", "nftables transactions of the service proxy."),
+		repairs:          proxyCounter("weftnet_service", "repairs_total", "Times that somebody else's change of the service proxy's table was put right."),
+		listings:         proxyCounter("weftnet_service", "listings_total", "Times that the service proxy's table was listed: at the start, after somebody else's change, and once an hour."),
+		elements:         prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: "weftnet_service", Name: "element_changes_total", Help: "Elements of nftables sets written."}, []string{"change"}),
+	}
+	r.MustRegister(m.sync, m.full, m.partial, m.programming, m.last, m.queued, m.failures, m.endpointChanges, m.serviceChanges,
+		m.endpointsPending, m.servicePending, m.reconciler, m.flowsDeleted, m.transactions, m.repairs, m.listings, m.elements)
+	return m
+}
+
+func familyHistogram(name, help string, buckets []float64) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Subsystem: kubeProxy, Name: name, Help: help, Buckets: buckets}, []string{"ip_family"})
+}
+
+func familyGauge(name, help string) *prometheus.GaugeVec {
+	return prometheus.NewGaugeVec(prometheus.GaugeOpts{Subsystem: kubeProxy, Name: name, Help: help}, []string{"ip_family"})
+}
+
+func proxyCounter(subsystem, name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Subsystem: subsystem, Name: name, Help: help})
+}
+
+func eachFamily(f func(family string)) {
+	for _, family := range ipFamilies {
+		f(family)
+	}
+}
+
+// Queued counts changes that have been taken up.
+func (m *ServiceMetrics) Queued(services, slices int, at time.Time) {
+	m.serviceChanges.Add(float64(services))
+	m.endpointChanges.Add(float64(slices))
+	m.servicePending.Add(float64(services))
+	m.endpointsPending.Add(float64(slices))
+	eachFamily(func(f string) { m.queued.WithLabelValues(f).Set(seconds(at)) })
+}
+
+// Synced notes a pass after which everything wanted is in force.
+func (m *ServiceMetrics) Synced(took time.Duration, full bool, at time.Time) {
+	m.servicePending.Set(0)
+	m.endpointsPending.Set(0)
+	kind := m.partial
+	if full {
+		kind = m.full
+	}
+	eachFamily(func(f string) {
+		m.sync.WithLabelValues(f).Observe(took.Seconds())
+		kind.WithLabelValues(f).Observe(took.Seconds())
+		m.last.WithLabelValues(f).Set(seconds(at))
+	})
+}
+
+func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
+
+// Failed counts a pass that failed.
+func (m *ServiceMetrics) Failed() {
+	eachFamily(func(f string) { m.failures.WithLabelValues(f).Inc() })
+}
+
+// Programmed notes how long one change of endpoints took from its cause.
+func (m *ServiceMetrics) Programmed(d time.Duration) {
+	eachFamily(func(f string) { m.programming.WithLabelValues(f).Observe(d.Seconds()) })
+}
+
+// Wrote counts what was done to the table.
+func (m *ServiceMetrics) Wrote(o nft.Outcome) {
+	m.transactions.Add(float64(o.Transactions))
+	m.elements.WithLabelValues("added").Add(float64(o.Added))
+	m.elements.WithLabelValues("deleted").Add(float64(o.Deleted))
+	if o.Observed {
+		m.listings.Inc()
+	}
+}
+
+// Repaired counts a repair.
+func (m *ServiceMetrics) Repaired() { m.repairs.Inc() }
+
+// FlowsDeleted notes a look at connection tracking.
+func (m *ServiceMetrics) FlowsDeleted(n int, took time.Duration) {
+	m.flowsDeleted.Add(float64(n))
+	m.reconciler.Observe(took.Seconds())
+}
+
+// ServiceCollector gives what the loop of the service proxy reports.
+type ServiceCollector struct {
+	Loop interface {
+		Report() (service.Report, bool)
+	}
+}
+
+var (
+	descServiceReady    = desc("weftnet_service_ready", "Whether every Service is in force on this node.")
+	descServices        = desc("weftnet_service_services", "Services that have elements in the table.")
+	descServiceElements = desc("weftnet_service_elements", "Elements of the service proxy's sets.", "set")
+	descServiceRefused  = desc("weftnet_service_refused", "Services that the kernel did not take.")
+	descServiceProblems = desc("weftnet_service_problems", "Faults found in Services.", "reason")
+)
+
+// Describe sends the descriptions.
+func (c ServiceCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descServiceReady, descServices, descServiceElements, descServiceRefused, descServiceProblems} {
+		out <- d
+	}
+}
+
+// Collect sends the values.
+func (c ServiceCollector) Collect(out chan<- prometheus.Metric) {
+	r, ok := c.Loop.Report()
+	if !ok {
+		return
+	}
+	ready := 0.0
+	if r.Synced && r.Err == nil && r.Waiting == "" {
+		ready = 1
+	}
+	gauge(out, descServiceReady, ready)
+	gauge(out, descServices, float64(r.Services))
+	for set, n := range r.Elements {
+		gauge(out, descServiceElements, float64(n), set)
+	}
+	gauge(out, descServiceRefused, float64(len(r.Refused)))
+	reasons := map[string]int{}
+	for _, p := range r.Problems {
+		reasons[p.Reason]++
+	}
+	for reason, n := range reasons {
+		gauge(out, descServiceProblems, float64(n), reason)
+	}
+}
