@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/weftnet/weftnet/test/harness"
+	"github.com/weftnet/weftnet/test/proxydial"
 )
 
 const nodes = 3
@@ -23,6 +24,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if proxydial.Main() {
+		return
+	}
 	flag.Parse()
 	if err := setUp(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)

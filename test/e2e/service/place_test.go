@@ -5,6 +5,7 @@ package service
 import (
 	"bufio"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -19,17 +20,39 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/weftnet/weftnet/agent/kernel/bpf"
 	"github.com/weftnet/weftnet/test/harness"
 	"github.com/weftnet/weftnet/test/nstest"
+	"github.com/weftnet/weftnet/test/proxydial"
 )
 
-// place is where a client stands: sockets are opened in its namespace, by this program. What the
-// programs of a Pod themselves do, the upstream suite tests.
+// place is where a client stands: sockets are opened in its namespace, by this program, so that the
+// packets meet the rules; or, with -sockets, by a process in the node's cgroup, so that connections of
+// Pods and nodes are balanced at the socket. What the programs of a Pod themselves do, the upstream
+// suite tests.
 type place struct {
 	name string
 	ns   *nstest.Namespace
 	// addrs are its own addresses, of both families.
 	addrs []netip.Addr
+	// dialer opens TCP connections in place of this program; nil for none.
+	dialer *proxydial.Dialer
+}
+
+var atSockets = flag.Bool("sockets", false, "open TCP connections of Pods and nodes where they are balanced at the socket")
+
+// inNode lets the connections of a place be those of a node's process.
+func (p place) inNode(t *testing.T, node string) place {
+	t.Helper()
+	if !*atSockets {
+		return p
+	}
+	root, err := bpf.FindCgroup("/sys/fs/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.dialer = proxydial.Start(t, filepath.Join(root, node), p.ns)
+	return p
 }
 
 // podPlace stands in a Pod.
@@ -45,7 +68,8 @@ func podPlace(t *testing.T, pod *corev1.Pod) place {
 	}
 	for _, path := range processes {
 		if its, err := os.Readlink(path); err == nil && its == strings.TrimSpace(link) {
-			return place{name: "Pod " + pod.Name + " on " + pod.Spec.NodeName, ns: nstest.Open(t, path), addrs: harness.Addresses(pod)}
+			p := place{name: "Pod " + pod.Name + " on " + pod.Spec.NodeName, ns: nstest.Open(t, path), addrs: harness.Addresses(pod)}
+			return p.inNode(t, pod.Spec.NodeName)
 		}
 	}
 	t.Fatalf("no process is in the network namespace %s of Pod %s", link, pod.Name)
@@ -56,7 +80,8 @@ func podPlace(t *testing.T, pod *corev1.Pod) place {
 func nodePlace(t *testing.T, number int) place {
 	t.Helper()
 	host := &probes.Hosts[number]
-	return place{name: "node " + host.Spec.NodeName, ns: nstest.Open(t, "/run/netns/"+host.Spec.NodeName), addrs: harness.Addresses(host)}
+	p := place{name: "node " + host.Spec.NodeName, ns: nstest.Open(t, "/run/netns/"+host.Spec.NodeName), addrs: harness.Addresses(host)}
+	return p.inNode(t, host.Spec.NodeName)
 }
 
 // nodeAddrs are a node's addresses on the underlay.
@@ -128,6 +153,9 @@ const patience = 2 * time.Second
 
 func (p place) dial(t *testing.T, network string, to netip.AddrPort) (net.Conn, error) {
 	t.Helper()
+	if p.dialer != nil && network == "tcp" {
+		return p.dialer.Dial(network, to.String(), patience)
+	}
 	var c net.Conn
 	var err error
 	p.ns.Do(t, func() { c, err = net.DialTimeout(network, to.String(), patience) })
