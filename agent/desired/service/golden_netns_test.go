@@ -27,7 +27,9 @@ func TestKernelListsTheTable(t *testing.T) {
 			}
 			var out []byte
 			var err error
-			ns.Do(t, func() { out, err = exec.Command("nft", "list", "table", "inet", state.ServiceTableName).CombinedOutput() })
+			ns.Do(t, func() {
+				out, err = exec.Command("nft", "list", "table", "inet", state.ServiceTableName).CombinedOutput()
+			})
 			if err != nil {
 				t.Fatalf("nft list: %v\n%s", err, out)
 			}
