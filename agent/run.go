@@ -138,7 +138,7 @@ func build(o options, log *slog.Logger) (*agent, error) {
 	}
 	a.publisher = status.NewPublisher(status.Config{
 		Node: o.node, Loop: a.loop, Source: a.source, Weftnet: weftnet, Events: events, Log: log, Policy: a.policyReport(),
-		Sockets: a.socketReport,
+		Sockets: a.socketReport, KubeProxy: a.kubeProxy,
 	})
 	metrics.Registry.MustRegister(status.Collector{Loop: a.loop, Drops: a.drops}, a.cni.Collector())
 	a.server = status.Server{Address: o.metrics, LastTurn: a.loop.LastTurn, Ready: a.ready, Registry: metrics.Registry, Profile: o.profile}

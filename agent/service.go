@@ -13,7 +13,9 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/weftnet/weftnet/agent/kernel/conntrack"
+	kernelproxy "github.com/weftnet/weftnet/agent/kernel/kubeproxy"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile/service"
 	"github.com/weftnet/weftnet/agent/snapshot"
 	sourceservice "github.com/weftnet/weftnet/agent/source/service"
@@ -27,6 +29,9 @@ type proxy struct {
 	table  *nft.Kernel
 	flows  *conntrack.Kernel
 	loop   *service.Loop
+	// rival looks for a kube-proxy beside ours.
+	rival  *kubeproxy.Watcher
+	finder *kernelproxy.Finder
 }
 
 // buildProxy makes the parts. Switched off, it takes away what an earlier run has left.
@@ -51,6 +56,10 @@ func (a *agent) buildProxy(rest *rest.Config, metrics *status.Metrics) error {
 		Recorder: status.NewServiceMetrics(metrics.Registry), Log: a.log.With("part", "service proxy"),
 	})
 	metrics.Registry.MustRegister(status.ServiceCollector{Loop: p.loop})
+	if p.finder, err = kernelproxy.New(); err != nil {
+		return err
+	}
+	p.rival = &kubeproxy.Watcher{Kernel: p.finder, Log: a.log}
 	a.proxy = p
 	return nil
 }
@@ -63,10 +72,22 @@ func (a *agent) proxyWork() map[string]func(context.Context) error {
 	}
 	return map[string]func(context.Context) error{
 		"watch Services": plain(p.source.Run),
+		"look for kube-proxy": func(ctx context.Context) error {
+			p.rival.Run(ctx)
+			return p.finder.Close()
+		},
 		"serve Services": func(ctx context.Context) error {
 			return errors.Join(p.loop.Run(ctx), p.table.Close(), p.flows.Close())
 		},
 	}
+}
+
+// kubeProxy is what was found of one; nothing is looked for while our own proxy is switched off.
+func (a *agent) kubeProxy() (kubeproxy.Finding, bool) {
+	if a.proxy == nil {
+		return kubeproxy.Finding{}, false
+	}
+	return a.proxy.rival.Finding()
 }
 
 // serviceNode is what the service proxy has to know of this node.

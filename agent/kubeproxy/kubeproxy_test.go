@@ -57,21 +57,21 @@ type kernelOf struct {
 func (k *kernelOf) Modes() ([]string, error) { return k.modes, k.err }
 
 // TestWatcherFollows : what is found comes and goes, a kernel that cannot be asked changes nothing,
-// and nothing is known once our own proxy is switched off.
+// at the start too.
 func TestWatcherFollows(t *testing.T) {
-	k, on := &kernelOf{}, true
-	w := &Watcher{Kernel: k, Wanted: func() bool { return on }, Log: slog.New(slog.DiscardHandler)}
+	k := &kernelOf{}
+	w := &Watcher{Kernel: k, Log: slog.New(slog.DiscardHandler)}
 	steps := []struct {
 		name   string
 		change func()
 		rules  bool
 		known  bool
 	}{
-		{"nothing there", func() {}, false, true},
+		{"the kernel does not answer yet", func() { k.err = errors.New("no") }, false, false},
+		{"nothing there", func() { k.err = nil }, false, true},
 		{"rules appear", func() { k.modes = []string{"nftables"} }, true, true},
 		{"the kernel does not answer", func() { k.modes, k.err = nil, errors.New("no") }, true, true},
 		{"rules are gone", func() { k.err = nil }, false, true},
-		{"switched off", func() { on = false }, false, false},
 	}
 	for _, s := range steps {
 		s.change()

@@ -13,19 +13,17 @@ import (
 // within seconds, and each look asks two ports.
 const every = 30 * time.Second
 
-// Watcher looks again and again.
+// Watcher looks again and again. It is for nodes on which Weftnet's own service proxy is switched on:
+// without that one a kube-proxy is as it should be.
 type Watcher struct {
 	// Kernel to ask.
 	Kernel Kernel
-	// Wanted says whether Weftnet's own service proxy is switched on: without it a kube-proxy is
-	// as it should be, and nothing is looked for.
-	Wanted func() bool
 	Log    *slog.Logger
 
 	found atomic.Pointer[Finding]
 }
 
-// Finding is the last one; false before the first, and while our own proxy is switched off.
+// Finding is the last one; false before the first.
 func (w *Watcher) Finding() (Finding, bool) {
 	if f := w.found.Load(); f != nil {
 		return *f, true
@@ -48,10 +46,6 @@ func (w *Watcher) Run(ctx context.Context) {
 }
 
 func (w *Watcher) look(ctx context.Context) {
-	if !w.Wanted() {
-		w.found.Store(nil)
-		return
-	}
 	f, err := Look(ctx, w.Kernel)
 	if ctx.Err() != nil {
 		return
