@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"github.com/weftnet/weftnet/cli/view"
 	"github.com/weftnet/weftnet/crds/v1alpha1"
@@ -45,8 +47,8 @@ func (a *access) clients() (client.Client, kubernetes.Interface, error) {
 	if err := scheme.AddToScheme(kinds); err != nil {
 		return nil, nil, fmt.Errorf("register the kinds of Kubernetes: %w", err)
 	}
-	if err := v1alpha1.AddToScheme(kinds); err != nil {
-		return nil, nil, fmt.Errorf("register the kinds of weftnet.io: %w", err)
+	if err := errors.Join(v1alpha1.AddToScheme(kinds), policyv1alpha2.Install(kinds)); err != nil {
+		return nil, nil, fmt.Errorf("register the kinds of weftnet.io and policy.networking.k8s.io: %w", err)
 	}
 	objects, err := client.New(config, client.Options{Scheme: kinds})
 	if err != nil {

@@ -34,6 +34,7 @@ func New(name string) *cobra.Command {
 		explainCommand(&access),
 		checkCommand(&access),
 		cleanupCommand(&access),
+		policyCommand(&access),
 		applyDefaultsCommand(&access),
 		versionCommand(),
 	)

@@ -53,3 +53,44 @@ func (c *conn) elementCounters(family byte, table, set string) (map[state.Value]
 	}
 	return out, nil
 }
+
+// Comments gives the comments of every chain's rules, in their order, by the name of the chain. A table
+// that does not exist has none.
+func (k *Kernel) Comments(ctx context.Context) (map[string][]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	replies, err := k.conn.query(unix.NFT_MSG_GETRULE, families[k.family], true, wire.Str(unix.NFTA_RULE_TABLE, k.name))
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list rules: %w", err)
+	}
+	out := map[string][]string{}
+	for _, r := range replies {
+		attrs := payload(r)
+		if wire.String(wire.Find(attrs, unix.NFTA_RULE_TABLE)) != k.name {
+			continue
+		}
+		chain := wire.String(wire.Find(attrs, unix.NFTA_RULE_CHAIN))
+		if c := wire.String(findUdata(wire.Find(attrs, unix.NFTA_RULE_USERDATA), udataRuleComment)); c != "" {
+			out[chain] = append(out[chain], c)
+		}
+	}
+	return out, nil
+}
+
+// Elements lists the elements of one set or map, none where it does not exist.
+func (k *Kernel) Elements(ctx context.Context, set string) ([]state.Element, error) {
+	o, err := k.Observe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range o.Sets {
+		if s.Head.name == set {
+			return s.Elements, nil
+		}
+	}
+	return nil, nil
+}
