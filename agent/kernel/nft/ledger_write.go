@@ -335,21 +335,35 @@ func (l *Ledger) Sweep(ctx context.Context) (Outcome, error) {
 
 func (l *Ledger) sweep(ctx context.Context) (Outcome, error) {
 	var out Outcome
-	for i, found := range l.found {
-		set := l.frame.Sets[i]
-		var left []state.Element
-		for _, e := range found {
-			left = append(left, e)
+	c := Change{Family: l.frame.Family, Name: l.frame.Name}
+	count := 0
+	send := func() error {
+		if count == 0 {
+			return nil
 		}
-		for part := range slices.Chunk(state.SortElements(left), maxTransaction) {
-			c := Change{Family: l.frame.Family, Name: l.frame.Name, Elements: []ElementChange{{Set: set, Delete: part}}}
-			if err := l.table.Apply(ctx, c); err != nil {
-				return out, fmt.Errorf("delete leftovers: %w", err)
-			}
-			out.Transactions++
-			out.Deleted += len(part)
+		if err := l.table.Apply(ctx, c); err != nil {
+			l.suspect = true
+			return fmt.Errorf("delete leftovers: %w", err)
 		}
-		l.found[i] = nil
+		out.Transactions++
+		out.Deleted += count
+		c.Elements, count = nil, 0
+		return nil
 	}
+	for i, found := range l.found {
+		left := slices.SortedFunc(maps.Values(found), state.Element.Compare)
+		for part := range slices.Chunk(left, maxTransaction) {
+			c.Elements = append(c.Elements, ElementChange{Set: l.frame.Sets[i], Delete: part})
+			if count += len(part); count >= maxTransaction {
+				if err := send(); err != nil {
+					return out, err
+				}
+			}
+		}
+	}
+	if err := send(); err != nil {
+		return out, err
+	}
+	clear(l.found) // every entry is nil now
 	return out, nil
 }
