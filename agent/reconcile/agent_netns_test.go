@@ -120,7 +120,7 @@ func (s *sayer) follow(ctx context.Context, loop *Loop, counts *counts) {
 		}
 		if r, ok := loop.Report(); ok {
 			for _, p := range r.Plan.Peers {
-				if mesh.Connected(r.Facts.Peers[p.Key], r.At) {
+				if mesh.Connected(r.Facts, p.Key, r.At) {
 					now.Connected++
 				}
 			}

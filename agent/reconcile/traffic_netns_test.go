@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const echoPort = 7000
@@ -22,6 +24,7 @@ func (m *machine) echo() {
 		var err error
 		m.ns.Do(m.t, func() { c, err = net.ListenUDP(network, &net.UDPAddr{Port: echoPort}) })
 		m.must(err)
+		m.must(roomy(c))
 		m.t.Cleanup(func() { _ = c.Close() })
 		go func() {
 			buf := make([]byte, 2000)
@@ -34,6 +37,18 @@ func (m *machine) echo() {
 			}
 		}()
 	}
+}
+
+// roomy lets a socket hold what comes while its reader does not run. The usual 208 KiB are full after some 170 small
+// datagrams, a fifth of a second of a train: on a busy machine the test would count its own loss.
+func roomy(c *net.UDPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	err = raw.Control(func(fd uintptr) { serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20) })
+	return errors.Join(err, serr)
 }
 
 func (m *machine) meshIP(v6 bool) netip.Addr {
@@ -113,6 +128,7 @@ func (m *machine) train(t *testing.T, to *machine, v6 bool) *train {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.must(roomy(c))
 	tr := &train{conn: c, done: make(chan struct{}), ended: make(chan struct{})}
 	go func() {
 		defer close(tr.ended)
