@@ -222,6 +222,9 @@ func (p pods) Desired() reconcile.PodState {
 	}
 	plan := desiredpod.Plan(desiredpod.Input{Attachments: attachments, Links: links})
 	out := reconcile.PodState{Routes: plan.Routes, HostPorts: plan.HostPorts}
+	for _, a := range attachments {
+		out.Senders = append(out.Senders, filter.Pod{Link: a.HostLink, Addresses: a.Addresses})
+	}
 	for _, a := range p.cni.Present() {
 		out.Links = append(out.Links, pod.HostEnd{Name: a.HostLink, MTU: a.MTU, Addresses: a.Addresses})
 	}
@@ -235,7 +238,7 @@ func (p pods) Changed() <-chan struct{} { return p.cni.Changed() }
 type rules struct{ *agent }
 
 func (r rules) Add(ctx context.Context, at state.Attachment) error {
-	return errors.Join(r.admit(ctx, at), r.sync(ctx, at))
+	return errors.Join(r.admit(ctx, at), r.enforce(ctx, at))
 }
 
 // Remove does not wait for a loop that has not had its first pass: while the agent starts, the CNI
@@ -245,6 +248,14 @@ func (r rules) Remove(ctx context.Context, at state.Attachment) error {
 		return nil
 	}
 	return r.sync(ctx, at)
+}
+
+// enforce waits for the whole table where the Pod has host ports, and else for the Pod's part alone.
+func (r rules) enforce(ctx context.Context, at state.Attachment) error {
+	if len(at.HostPorts) > 0 {
+		return r.loop.Sync(ctx)
+	}
+	return r.loop.AllowPod(ctx, filter.Pod{Link: at.HostLink, Addresses: at.Addresses})
 }
 
 func (r rules) sync(ctx context.Context, at state.Attachment) error {

@@ -164,7 +164,7 @@ func (n *testNode) listens() bool {
 	return err == nil && c.Close() == nil
 }
 
-// tableRules has the host ports in the node's real nftables table, as the agent does.
+// tableRules has the Pods and their host ports in the node's real nftables table, as the agent does.
 type tableRules struct {
 	mu          sync.Mutex
 	kernel      *nft.Kernel
@@ -172,17 +172,24 @@ type tableRules struct {
 	attachments func() []state.Attachment
 }
 
-func (r *tableRules) Add(ctx context.Context, a state.Attachment) error    { return r.update(ctx, a) }
-func (r *tableRules) Remove(ctx context.Context, a state.Attachment) error { return r.update(ctx, a) }
+func (r *tableRules) Add(ctx context.Context, _ state.Attachment) error { return r.update(ctx) }
 
-func (r *tableRules) update(ctx context.Context, a state.Attachment) error {
+func (r *tableRules) Remove(ctx context.Context, a state.Attachment) error {
 	if len(a.HostPorts) == 0 {
 		return nil
 	}
+	return r.update(ctx)
+}
+
+func (r *tableRules) update(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	plan := desiredpod.Plan(desiredpod.Input{Attachments: r.attachments()})
-	_, err := r.kernel.Update(ctx, filter.Table(filter.Input{ClusterCIDRs: r.node.Blocks, HostPorts: plan.HostPorts}))
+	in := filter.Input{ClusterCIDRs: r.node.Blocks}
+	for _, a := range r.attachments() {
+		in.Pods = append(in.Pods, filter.Pod{Link: a.HostLink, Addresses: a.Addresses})
+	}
+	in.HostPorts = desiredpod.Plan(desiredpod.Input{Attachments: r.attachments()}).HostPorts
+	_, err := r.kernel.Update(ctx, filter.Table(in))
 	return err
 }
 

@@ -29,7 +29,7 @@ func TestDriftIsRepairedWithinASecond(t *testing.T) {
 		return l
 	}
 	before := m.picture()
-	for _, part := range []string{"10.244.2.0/24 weft0 src 10.244.1.1", "rule 8700 10.244.1.0/24 87", "weft0 type tun mtu 1440 up", "failclosed-out", "peer "} {
+	for _, part := range []string{"10.244.2.0/24 weft0 src 10.244.1.1", "rule 8700 10.244.1.0/24 10.244.0.0/16 254", "rule 8701 10.244.1.0/24 <nil> 87", "weft0 type tun mtu 1440 up", "failclosed-out", "peer "} {
 		if !strings.Contains(before, part) {
 			t.Fatalf("the picture lacks %q:\n%s", part, before)
 		}
@@ -114,7 +114,7 @@ func (m *machine) picture() string {
 		rules, err := m.nl.RuleList(family)
 		for _, r := range rules {
 			if r.Priority >= 8700 && r.Priority <= 8799 {
-				fmt.Fprintln(&b, " rule", r.Priority, r.Src, r.Table, err)
+				fmt.Fprintln(&b, " rule", r.Priority, r.Src, r.Dst, r.Table, err)
 			}
 		}
 	}
@@ -174,7 +174,7 @@ func (m *machine) deleteRules() error {
 		rules, err := m.nl.RuleList(family)
 		errs = append(errs, err)
 		for i := range rules {
-			if rules[i].Priority == 8700 {
+			if rules[i].Priority >= 8700 && rules[i].Priority <= 8799 {
 				errs = append(errs, m.nl.RuleDel(&rules[i]))
 			}
 		}

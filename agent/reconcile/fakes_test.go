@@ -372,7 +372,8 @@ type fakePods struct {
 func (f *fakePods) Desired() PodState {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return PodState{Routes: slices.Clone(f.state.Routes), HostPorts: slices.Clone(f.state.HostPorts), Links: slices.Clone(f.state.Links)}
+	return PodState{Routes: slices.Clone(f.state.Routes), HostPorts: slices.Clone(f.state.HostPorts), Links: slices.Clone(f.state.Links),
+		Senders: slices.Clone(f.state.Senders)}
 }
 
 func (f *fakePods) Changed() <-chan struct{} { return f.changed }

@@ -170,7 +170,7 @@ func TestDeletingAPeerNeedsProof(t *testing.T) {
 			t.Errorf("the route to %v is gone", dst)
 		}
 	}
-	if have, _ := b.routes.Observe(t.Context()); len(have.Rules) != 2 {
+	if have, _ := b.routes.Observe(t.Context()); len(have.Rules) != 4 {
 		t.Errorf("rules %v", have.Rules)
 	}
 	b.source.set(cluster(1, 1, 2, 4))

@@ -16,6 +16,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/weftnet/weftnet/agent/desired/filter"
 	"github.com/weftnet/weftnet/agent/kernel/pod"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/test/nstest"
@@ -40,6 +41,7 @@ func readPods() (podsOfEnvironment, error) {
 		return p, fmt.Errorf("read the Pods: %w", err)
 	}
 	for _, e := range p.state.Links {
+		p.state.Senders = append(p.state.Senders, filter.Pod{Link: e.Name, Addresses: e.Addresses})
 		for _, a := range e.Addresses {
 			p.state.Routes = append(p.state.Routes, state.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Dev: e.Name})
 		}

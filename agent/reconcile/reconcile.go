@@ -44,6 +44,8 @@ type PodState struct {
 	// Links are the host ends of the Pods that are there for good, neither coming nor going.
 	Links     []pod.HostEnd
 	HostPorts []filter.HostPort
+	// Senders are the Pods that the node has or is getting, with the addresses that they may send from.
+	Senders []filter.Pod
 }
 
 // Pods knows the Pods of this node.
@@ -76,6 +78,8 @@ type Kernel struct {
 		// Ensure lists the table, Update trusts what was written last.
 		Ensure(ctx context.Context, want state.Table) (nft.Change, error)
 		Update(ctx context.Context, want state.Table) (nft.Change, error)
+		// AddElements adds to sets that are there.
+		AddElements(ctx context.Context, sets []state.Set) error
 	}
 	Sysctl interface {
 		Ensure(ctx context.Context, want []state.Sysctl) (Change, error)

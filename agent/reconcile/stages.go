@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/weftnet/weftnet/agent/desired/filter"
 	"github.com/weftnet/weftnet/agent/desired/mesh"
@@ -80,10 +81,13 @@ func (r routing) equal(o routing) bool {
 type stages struct {
 	sysctl       stage[[]state.Sysctl]
 	deviceSysctl stage[[]state.Sysctl]
-	table        stage[state.Table]
-	link         stage[[]state.Link]
-	peers        map[string]*stage[state.Device]
-	routing      stage[routing]
+	// tabling is held while the wanted table is computed and written, so that nothing that AllowPod has
+	// added is taken for a leftover of a state that was read before.
+	tabling sync.Mutex
+	table   stage[state.Table]
+	link    stage[[]state.Link]
+	peers   map[string]*stage[state.Device]
+	routing stage[routing]
 
 	// waiting are the devices that the wireguard process has not made yet.
 	waiting      []string
@@ -158,11 +162,30 @@ func (s *stages) failClosed(ctx context.Context, l *Loop, kinds Kind) error {
 	}
 	nodeIPs := slices.Clone(l.plan.Own.NodeIPs)
 	nodeIPs = slices.Concat(nodeIPs, l.planned.facts.UplinkAddrs, l.plan.PeerIPs)
+	s.tabling.Lock()
+	defer s.tabling.Unlock()
+	pods := l.pods()
 	err := s.table.run(ctx, l, kinds, filter.Table(filter.Input{
-		ClusterCIDRs: l.plan.ClusterCIDRs, NodeIPs: nodeIPs, NoMasquerade: l.plan.NoMasquerade, HostPorts: l.pods().HostPorts,
+		ClusterCIDRs: l.plan.ClusterCIDRs, NodeIPs: nodeIPs, NoMasquerade: l.plan.NoMasquerade,
+		Pods: pods.Senders, HostPorts: pods.HostPorts,
 	}))
 	s.podsDone = err == nil
 	return err
+}
+
+// AllowPod lets a Pod that Pods.Desired knows by now send from its addresses, at once: CNI ADD does not
+// wait for a pass of the loop, which many Pods at once would make longer and longer. Where the table is
+// not as it shall be, it does wait.
+func (l *Loop) AllowPod(ctx context.Context, p filter.Pod) error {
+	s := &l.stages
+	s.tabling.Lock()
+	err := l.cfg.Kernel.NFT.AddElements(ctx, filter.PodElements(p))
+	s.table.known = false // the next pass compares, also where what it wants is what it wanted last
+	s.tabling.Unlock()
+	if err != nil {
+		return l.Sync(ctx)
+	}
+	return nil
 }
 
 func (s *stages) devices(ctx context.Context, l *Loop, kinds Kind) error {

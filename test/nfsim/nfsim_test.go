@@ -37,10 +37,13 @@ func node(tables ...state.Table) *nfsim.Machine {
 	return m
 }
 
+var onePod = []filter.Pod{{Link: "weftp1", Addresses: []netip.Addr{addr("10.244.1.5"), addr("fd00:10:244:1::5")}}}
+
 func mesh() state.Table {
 	in := filter.Input{
 		ClusterCIDRs: []netip.Prefix{prefix("10.244.0.0/16"), prefix("fd00:10:244::/48")},
 		NodeIPs:      []netip.Addr{addr("10.200.0.11"), addr("fd00:c8::11")},
+		Pods:         onePod,
 	}
 	for _, pod := range []string{"10.244.1.5", "fd00:10:244:1::5"} {
 		in.HostPorts = append(in.HostPorts, filter.HostPort{Protocol: state.ProtoTCP, Port: 8080, PodIP: addr(pod), PodPort: 80})
@@ -90,7 +93,7 @@ func TestAnswers(t *testing.T) {
 	first := m.Receive(nfsim.TCP("192.0.2.1:1", "10.200.0.11:8080").From("eth0"))
 	expect(t, first, "left by weftp1 as tcp 192.0.2.1:1 > 10.244.1.5:80")
 	expect(t, m.Answer(first), "left by eth0 as tcp 10.200.0.11:8080 > 192.0.2.1:1")
-	m.Load(filter.Table(filter.Input{}))
+	m.Load(filter.Table(filter.Input{Pods: onePod}))
 	expect(t, m.Receive(nfsim.TCP("192.0.2.1:1", "10.200.0.11:8080").From("eth0")), "left by weftp1 as tcp 192.0.2.1:1 > 10.244.1.5:80")
 	if flows := m.Flows(); len(flows) != 1 || flows[0].Status&state.CTDNAT == 0 {
 		t.Errorf("flows: %v", flows)

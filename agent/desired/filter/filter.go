@@ -38,6 +38,12 @@ func (h HostPort) compare(o HostPort) int {
 	)
 }
 
+// Pod is a Pod of this node: the host's end of its interface, and its addresses.
+type Pod struct {
+	Link      string
+	Addresses []netip.Addr
+}
+
 // Input is all that the table depends on. Order and repetition do not matter.
 type Input struct {
 	// ClusterCIDRs are the ranges of all pools: the addresses that must not cross the underlay.
@@ -49,6 +55,8 @@ type Input struct {
 	// from which packets may therefore come in to Pods. They go in the clear, as the user asked;
 	// the cluster's ranges and the nodes' addresses are never part of them.
 	NoMasquerade []netip.Prefix
+	// Pods of this node. Each sends from its own addresses only.
+	Pods []Pod
 	// HostPorts of the Pods of this node.
 	HostPorts []HostPort
 }
@@ -65,6 +73,7 @@ const (
 	setCluster   = "cluster"  // the pools' ranges
 	setNodes     = "nodes"    // the nodes' addresses
 	setPlain     = "plain"    // destinations without masquerade
+	setPods      = "pods"     // Pod interface . address of the Pod
 	setHairpin   = "hairpin"  // address of a Pod with a host port, twice: what comes back to its sender
 	mapHostPort  = "hostport" // protocol . port : Pod address . port
 	mapHostPortA = "hostaddr" // node address . protocol . port : Pod address . port
@@ -75,7 +84,6 @@ const (
 	chainHP      = "hostport"
 	chainMasq    = "masquerade"
 	chainToPod   = "hairpin"
-	chainMSS     = "mss"
 	chainOut     = "failclosed-out"
 	chainQuoted  = "quoted" // ICMP errors on their way out, by what they quote; per family
 	meshLinks    = "weft*"  // mesh devices, Pod interfaces and their helpers
@@ -144,7 +152,7 @@ func Table(in Input) state.Table {
 		Name:     state.TableName,
 		Counters: []string{CounterIn, CounterOut, CounterSpoofed},
 		Chains: []state.Chain{
-			failClosedIn(), fromPod(), failClosedOut(), clampMSS(), masquerade(), hairpin(),
+			failClosedIn(), fromPod(), failClosedOut(), masquerade(), hairpin(),
 			{Name: chainHPIn, Type: state.ChainNAT, Hook: state.HookPrerouting, Priority: state.PriorityDstNAT, Rules: toHostPorts()},
 			{Name: chainHPOut, Type: state.ChainNAT, Hook: state.HookOutput, Priority: state.PriorityDstNAT, Rules: toHostPorts()},
 			hostPorts(),
@@ -153,6 +161,7 @@ func Table(in Input) state.Table {
 	for _, f := range families {
 		t.Chains = append(t.Chains, f.quoted())
 		t.Sets = append(t.Sets, f.addressSets(in)...)
+		t.Sets = append(t.Sets, f.podSet(in.Pods))
 		t.Sets = append(t.Sets, f.hostPortSets(in)...)
 	}
 	return t.Sorted()
@@ -168,13 +177,25 @@ func dropCounted(counter string, s ...state.Statement) state.ChainRule {
 	return rule(append(slices.Clone(s), state.Count{Name: counter}, state.Drop)...)
 }
 
-// failClosedIn judges what comes in, before connection tracking can give it another address.
+// failClosedIn judges what comes in, before connection tracking can give it another address. A Pod may
+// send from its own addresses only, and not to the node's loopback, which must stay out of its reach
+// even where route_localnet is on for host ports. Each packet of each Pod comes here: what is in order
+// is decided by the first rule of its family.
 func failClosedIn() state.Chain {
-	rules := []state.ChainRule{
+	var rules []state.ChainRule
+	for _, f := range families {
+		own := state.InSet{Fields: state.Fields(state.FieldIIFName, f.saddr), Set: f.name(setPods)}
+		if f.version == state.IPv4 {
+			rules = append(rules, rule(own, state.InPrefix{Field: f.daddr, Not: true, Prefix: f.loopback}, state.Accept))
+		} else {
+			rules = append(rules, rule(own, state.Accept)) // ::1 from outside is a martian whatever the settings
+		}
+	}
+	rules = append(rules,
 		rule(on(state.FieldIIFName, podLinks), state.Goto(chainFromPod)),
 		rule(on(state.FieldIIFName, meshLinks), state.Accept),
 		rule(on(state.FieldIIFName, "lo"), state.Accept),
-	}
+	)
 	for _, f := range families {
 		rules = append(rules,
 			dropCounted(CounterIn, f.from(setCluster)),
@@ -187,22 +208,23 @@ func failClosedIn() state.Chain {
 	}
 }
 
-// fromPod lets a Pod send from its own address only: the one whose route leads back to its
-// interface. Link-local and unspecified IPv6 sources are neighbour discovery, and are not forwarded.
-// The node's loopback is out of a Pod's reach even where route_localnet is on for host ports.
+// fromPod gets what does not come from a Pod's own address. Link-local and unspecified IPv6 sources are
+// neighbour discovery, and are not forwarded.
 func fromPod() state.Chain {
 	return state.Chain{Name: chainFromPod, Rules: []state.ChainRule{
-		dropCounted(CounterSpoofed, state.InPrefix{Field: state.FieldIPDaddr, Prefix: families[0].loopback}),
-		rule(state.Cmp{Field: state.FieldFibSaddrIIF, Value: state.FibExists}, state.Accept),
 		rule(state.InPrefix{Field: state.FieldIP6Saddr, Prefix: netip.MustParsePrefix("fe80::/10")}, state.Accept),
 		rule(state.Cmp{Field: state.FieldIP6Saddr, Value: state.AddrValue(netip.IPv6Unspecified())}, state.Accept),
 		rule(state.Count{Name: CounterSpoofed}, state.Drop),
 	}}
 }
 
-// failClosedOut judges what leaves, after all address translation.
+// failClosedOut judges what leaves, after all address translation. On its way into the mesh a TCP
+// handshake takes the route's MTU, for where path MTU discovery does not work: here, and not in a chain
+// of its own, since a chain costs each packet more than a rule.
 func failClosedOut() state.Chain {
 	rules := []state.ChainRule{
+		rule(on(state.FieldOIFName, podLinks), state.Accept),
+		rule(on(state.FieldOIFName, meshLinks), state.TCPFlags{Mask: state.TCPSyn | state.TCPRst, Value: state.TCPSyn}, state.ClampMSS{}),
 		rule(on(state.FieldOIFName, meshLinks), state.Accept),
 		rule(on(state.FieldOIFName, "lo"), state.Accept),
 	}
@@ -235,18 +257,6 @@ func (f family) quoted() state.Chain {
 		dropCounted(CounterOut, about(f.quotedSaddr)),
 		dropCounted(CounterOut, about(f.quotedDaddr)),
 	}}
-}
-
-// clampMSS keeps TCP segments within the mesh's MTU where path MTU discovery does not work.
-func clampMSS() state.Chain {
-	return state.Chain{
-		Name: chainMSS, Type: state.ChainFilter, Hook: state.HookForward, Priority: state.PriorityMangle,
-		Rules: []state.ChainRule{rule(
-			on(state.FieldOIFName, meshLinks),
-			state.TCPFlags{Mask: state.TCPSyn | state.TCPRst, Value: state.TCPSyn},
-			state.ClampMSS{},
-		)},
-	}
 }
 
 // masquerade gives Pod traffic that leaves the cluster the node's address. What goes to a node is

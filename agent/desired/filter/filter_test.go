@@ -41,6 +41,10 @@ func example() filter.Input {
 		ClusterCIDRs: prefixes("10.244.0.0/16", "fd00:10:244::/48", "10.245.0.0/16", "10.244.128.0/17"),
 		NodeIPs:      addrs("10.200.0.11", "10.200.0.12", "10.200.0.13", "fd00:c8::11", "fd00:c8::12", "fd00:c8::13"),
 		NoMasquerade: prefixes("192.168.0.0/16", "2001:db8::/32"),
+		Pods: []filter.Pod{
+			{Link: "weftp0123456789", Addresses: []netip.Addr{pod4, pod6}},
+			{Link: "weftpabcdef0123", Addresses: addrs("10.244.1.6")},
+		},
 		HostPorts: []filter.HostPort{
 			{Protocol: 6, Port: 8080, PodIP: pod4, PodPort: 80},
 			{Protocol: 6, Port: 8080, PodIP: pod6, PodPort: 80},
@@ -111,7 +115,11 @@ func anyInput(t *rapid.T) filter.Input {
 		}
 		return h
 	})
+	pod := rapid.Custom(func(t *rapid.T) filter.Pod {
+		return filter.Pod{Link: rapid.SampledFrom([]string{"", "weftp1", "weftp2"}).Draw(t, "link"), Addresses: rapid.SliceOfN(addr, 0, 2).Draw(t, "pod's")}
+	})
 	return filter.Input{
+		Pods:         rapid.SliceOfN(pod, 0, 4).Draw(t, "pods"),
 		ClusterCIDRs: rapid.SliceOfN(prefix, 0, 6).Draw(t, "cluster"),
 		NoMasquerade: rapid.SliceOfN(prefix, 0, 6).Draw(t, "plain"),
 		NodeIPs:      rapid.SliceOfN(addr, 0, 6).Draw(t, "nodes"),
@@ -136,6 +144,7 @@ func shuffled(in filter.Input, seed uint64) filter.Input {
 	in.NoMasquerade = twice(random, in.NoMasquerade)
 	in.NodeIPs = twice(random, in.NodeIPs)
 	in.HostPorts = twice(random, in.HostPorts)
+	in.Pods = twice(random, in.Pods)
 	return in
 }
 
@@ -182,4 +191,28 @@ func TestHostPortsThatClashAreLeftOut(t *testing.T) {
 	if table(elsewhere, good) == table(good) || table(clash) == table() {
 		t.Error("a good host port is left out")
 	}
+}
+
+// TestPodElementsAreTheTables proves that what CNI ADD puts in by itself is what the table has of the Pod.
+func TestPodElementsAreTheTables(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		in := anyInput(rt)
+		added := in
+		added.Pods = nil
+		table := filter.Table(added)
+		for _, p := range in.Pods {
+			for _, s := range filter.PodElements(p) {
+				i := slices.IndexFunc(table.Sets, func(o state.Set) bool { return o.Name == s.Name })
+				head := s
+				head.Elements = nil
+				if have := table.Sets[i]; !have.SameHead(head) {
+					rt.Fatalf("the head of %s is %s, not %s", s.Name, head, have)
+				}
+				table.Sets[i].Elements = state.SortElements(slices.Concat(table.Sets[i].Elements, s.Elements))
+			}
+		}
+		if got, want := table.String(), filter.Table(in).String(); got != want {
+			rt.Fatalf("with the elements added the table is\n%s\nnot\n%s", got, want)
+		}
+	})
 }

@@ -58,6 +58,9 @@ func input() filter.Input {
 	for _, p := range []pair{nodeAddr, peerAddr, unknownNode} {
 		in.NodeIPs = append(in.NodeIPs, netip.MustParseAddr(p[0]), netip.MustParseAddr(p[1]))
 	}
+	for i, p := range []pair{pod1Addr, pod2Addr} {
+		in.Pods = append(in.Pods, filter.Pod{Link: fmt.Sprintf("weftp%d", i+1), Addresses: []netip.Addr{netip.MustParseAddr(p[0]), netip.MustParseAddr(p[1])}})
+	}
 	return in
 }
 

@@ -23,6 +23,32 @@ func (f family) addressSets(in Input) []state.Set {
 	return []state.Set{cluster, nodes, plain}
 }
 
+// podSet holds each Pod's interface with its address of the family.
+func (f family) podSet(pods []Pod) state.Set {
+	set := state.Set{Name: f.name(setPods), Key: []state.DataType{state.TypeIfName, f.addr}}
+	for _, p := range pods {
+		for _, a := range p.Addresses {
+			if a = a.Unmap(); p.Link != "" && a.IsValid() && state.FamilyOf(a) == f.version {
+				set.Elements = append(set.Elements, state.Element{Key: state.Concat(state.IfNameValue(p.Link), state.AddrValue(a))})
+			}
+		}
+	}
+	set.Elements = state.SortElements(set.Elements)
+	return set
+}
+
+// PodElements are what the table holds of one Pod besides its host ports: the sets, with just its
+// elements. Until they are in, nothing that the Pod sends is let through.
+func PodElements(p Pod) []state.Set {
+	var out []state.Set
+	for _, f := range families {
+		if s := f.podSet([]Pod{p}); len(s.Elements) > 0 {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
 // ranges are the elements for the prefixes of the family, without those that lie within another,
 // since the ranges of a set may not overlap.
 func (f family) ranges(prefixes []netip.Prefix) []state.Element {

@@ -184,7 +184,7 @@ func planMesh(out *Output, in Input, others []*member, faults *problems) {
 	}
 	active := out.Devices[len(out.Devices)-1].Link.Name
 	out.Routes = routesOf(out.Own, out.Pools, others, active)
-	out.Rules = rulesOf(out.Own)
+	out.Rules = rulesOf(out.Own, out.Pools)
 	out.Sysctls = nodeSysctls(in.Facts)
 	out.DeviceSysctls = deviceSysctls(out.Devices, in.Facts)
 }

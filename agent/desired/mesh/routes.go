@@ -12,8 +12,11 @@ import (
 const (
 	// metricUnreachable puts the refusal of unknown Pod addresses beneath every other route.
 	metricUnreachable = 9999
-	// rulePriority of the rule that sends Pod traffic for other nodes into the tunnel.
-	rulePriority = 8700
+	// priorityPods is that of the rule by which Pods reach Pods through the main table, with no look at
+	// the table below: one lookup less for nearly every packet. priorityNodes is that of the rule that
+	// sends Pod traffic for other nodes into the tunnel.
+	priorityPods  = 8700
+	priorityNodes = 8701
 )
 
 // The overhead of WireGuard in bytes: outer IP header, 8 of UDP, 32 of WireGuard.
@@ -100,10 +103,15 @@ func sourceFor(own Own, p netip.Prefix) netip.Addr {
 	return netip.Addr{}
 }
 
-func rulesOf(own Own) []state.Rule {
+func rulesOf(own Own, pools []netip.Prefix) []state.Rule {
 	var out []state.Rule
 	for _, p := range own.PodCIDRs {
-		out = append(out, state.Rule{Priority: rulePriority, From: p, Table: state.TableWeft})
+		for _, pool := range pools {
+			if pool.Addr().Is4() == p.Addr().Is4() {
+				out = append(out, state.Rule{Priority: priorityPods, From: p, To: pool, Table: state.TableMain})
+			}
+		}
+		out = append(out, state.Rule{Priority: priorityNodes, From: p, Table: state.TableWeft})
 	}
 	return state.SortRules(out)
 }

@@ -102,6 +102,11 @@ func (f *Fake) Update(ctx context.Context, want state.Table) (Change, error) {
 	return ensure(ctx, f, want)
 }
 
+// AddElements adds to sets that the table has.
+func (f *Fake) AddElements(ctx context.Context, sets []state.Set) error {
+	return f.Apply(ctx, addition("inet", state.TableName, sets))
+}
+
 // Cleanup deletes the table.
 func (f *Fake) Cleanup(ctx context.Context) error {
 	return f.Apply(ctx, Delete("inet", state.TableName))

@@ -69,11 +69,14 @@ const (
 	devconfAcceptRedirects = 4
 	devconfSendRedirects   = 6
 	devconfRPFilter        = 8
+	devconfAcceptLocal     = 23
 	devconfRouteLocalnet   = 26
 )
 
-// markHostEnd sets the host end up and gives it its alias and settings: forwarding, loose reverse
-// path (a reply may come in elsewhere than the route to its source says), no redirects, a way for the
+// markHostEnd sets the host end up and gives it its alias and settings: forwarding, no look at the way
+// back to the source (the fail-closed table knows which addresses the Pod may send from, and a second
+// route lookup for each packet, which only the two settings together avoid where there are policy
+// routing rules, says less), no redirects, a way for the
 // node's loopback addresses where wanted (from a Pod, the fail-closed table drops them), and no IPv6
 // address of its own. The kernel does not get to make one first: it waits for the carrier, and the
 // Pod's end is still down.
@@ -85,7 +88,7 @@ func markHostEnd(s Spec, ipv6 bool) message {
 	for _, c := range []struct {
 		number int
 		value  uint32
-	}{{devconfForwarding, 1}, {devconfAcceptRedirects, 0}, {devconfSendRedirects, 0}, {devconfRPFilter, 2}} {
+	}{{devconfForwarding, 1}, {devconfAcceptRedirects, 0}, {devconfSendRedirects, 0}, {devconfRPFilter, 0}, {devconfAcceptLocal, 1}} {
 		conf.AddRtAttr(c.number, nl.Uint32Attr(c.value))
 	}
 	if s.FromLoopback {

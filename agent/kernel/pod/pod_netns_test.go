@@ -290,7 +290,7 @@ func TestHostEndIsSafe(t *testing.T) {
 	ns.Do(t, func() {
 		for path, want := range map[string]string{
 			"ipv6/conf/%s/accept_ra": "0", "ipv6/conf/%s/disable_ipv6": "0", "ipv6/conf/%s/forwarding": "1",
-			"ipv4/conf/%s/rp_filter": "2", "ipv4/conf/%s/forwarding": "1", "ipv4/conf/%s/send_redirects": "0",
+			"ipv4/conf/%s/rp_filter": "0", "ipv4/conf/%s/accept_local": "1", "ipv4/conf/%s/forwarding": "1", "ipv4/conf/%s/send_redirects": "0",
 		} {
 			path = fmt.Sprintf(path, s.HostLink)
 			if got, err := os.ReadFile("/proc/sys/net/" + path); err != nil || strings.TrimSpace(string(got)) != want {

@@ -137,6 +137,9 @@ func startServer(t *testing.T, node *nstest.Namespace, socket, stateDir string) 
 	if err := errors.Join(err, terr, ferr); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := tables.Ensure(t.Context(), filter.Table(filter.Input{ClusterCIDRs: blocks})); err != nil {
+		t.Fatal(err)
+	}
 	rules := &tableRules{kernel: tables}
 	server, err := cniserver.New(cniserver.Config{
 		NodeName: "bench", Socket: socket, StateDir: stateDir, Pods: kernel, Rules: rules, Flows: flows,
@@ -158,8 +161,9 @@ func startServer(t *testing.T, node *nstest.Namespace, socket, stateDir string) 
 	})
 }
 
-// tableRules has the host ports in the node's real nftables table. As in the agent's loop, one update
-// serves all that have asked before it began.
+// tableRules has the Pods and their host ports in the node's real nftables table, as the agent does: a
+// Pod without host ports is an addition to the table that stands, and for the others one update serves
+// all that have asked before it began.
 type tableRules struct {
 	kernel      *nft.Kernel
 	attachments func() []state.Attachment
@@ -170,7 +174,13 @@ type tableRules struct {
 	err    error
 }
 
-func (r *tableRules) Add(ctx context.Context, a state.Attachment) error    { return r.update(ctx, a) }
+func (r *tableRules) Add(ctx context.Context, a state.Attachment) error {
+	if len(a.HostPorts) == 0 {
+		return r.kernel.AddElements(ctx, filter.PodElements(filter.Pod{Link: a.HostLink, Addresses: a.Addresses}))
+	}
+	return r.update(ctx, a)
+}
+
 func (r *tableRules) Remove(ctx context.Context, a state.Attachment) error { return r.update(ctx, a) }
 
 func (r *tableRules) update(ctx context.Context, a state.Attachment) error {
@@ -185,7 +195,11 @@ func (r *tableRules) update(ctx context.Context, a state.Attachment) error {
 	}
 	r.served = r.asked.Load()
 	plan := desiredpod.Plan(desiredpod.Input{Attachments: r.attachments()})
-	_, r.err = r.kernel.Update(ctx, filter.Table(filter.Input{ClusterCIDRs: blocks, HostPorts: plan.HostPorts}))
+	in := filter.Input{ClusterCIDRs: blocks, HostPorts: plan.HostPorts}
+	for _, a := range r.attachments() {
+		in.Pods = append(in.Pods, filter.Pod{Link: a.HostLink, Addresses: a.Addresses})
+	}
+	_, r.err = r.kernel.Update(ctx, filter.Table(in))
 	return r.err
 }
 
