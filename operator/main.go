@@ -89,7 +89,7 @@ func run(c config) error {
 	if err != nil {
 		return fmt.Errorf("make the manager: %w", err)
 	}
-	if err := controllers.Add(mgr, controllers.Options{Cooldown: c.cooldown}); err != nil {
+	if err := controllers.Add(mgr, controllers.Options{Cooldown: c.cooldown, Policies: c.policy}); err != nil {
 		return err
 	}
 	if err := addChecks(mgr); err != nil {

@@ -21,6 +21,9 @@ const (
 	// connections of the node's processes and Pods get their endpoint when they connect. Where it is
 	// false, their packets are translated by nftables, like those from outside.
 	ConditionSocketBalancing = "SocketBalancing"
+	// ConditionPolicyAccepted on a ClusterNetworkPolicy, where other implementations may write
+	// conditions of their own: every field of it can be honoured.
+	ConditionPolicyAccepted = "weftnet.io/Accepted"
 	// ConditionExhausted on an IPPool: a node wanted a block and none was free.
 	ConditionExhausted = "Exhausted"
 	// ConditionConflict on an IPPool: a range overlaps something else and is not used.

@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	ctrl "sigs.k8s.io/controller-runtime"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 )
@@ -31,12 +32,14 @@ type Options struct {
 	Cooldown time.Duration
 	// Suffix keeps the names of two sets of controllers in one process apart, in tests.
 	Suffix string
+	// Policies says of each network policy whether it can be honoured.
+	Policies bool
 }
 
 // Scheme knows every type that the operator handles.
 func Scheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme, policyv1alpha2.Install} {
 		if err := add(scheme); err != nil {
 			return nil, fmt.Errorf("build the scheme: %w", err)
 		}
@@ -61,6 +64,9 @@ func Add(mgr ctrl.Manager, options Options) error {
 	config := &meshConfigReconciler{client: mgr.GetClient(), now: time.Now}
 	if err := config.add(mgr, options.Suffix); err != nil {
 		return fmt.Errorf("add the MeshConfig controller: %w", err)
+	}
+	if options.Policies {
+		return addPolicies(mgr, options.Suffix)
 	}
 	return nil
 }

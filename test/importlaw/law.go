@@ -68,6 +68,10 @@ func Laws() []Law {
 			Of: pureFolders, Depth: Own, Forbid: []string{inModule("agent/reconcile"), inModule("agent/source"), inModule("agent/status"), inModule("operator/controllers")},
 			Why: "source, facts -> desired -> reconcile -> kernel: nobody calls upstream",
 		}, {
+			Of: []string{"agent/source/policy/object"}, Depth: Full, Forbid: append(append(slices.Clone(clients), kernelLibraries...), loggers...),
+			Spare: []string{"log", "log/slog", "github.com/go-logr", "k8s.io/klog"}, // of the API types
+			Why:   "agent, operator and the weft command read policies alike: a function of the object and nothing else",
+		}, {
 			Of: []string{"agent/state"}, Depth: Full, Only: []string{inModule("agent/state")},
 			Why: "agent/state is the vocabulary that pure stages and kernel packages share: plain values, standard library only",
 		}, {
@@ -90,7 +94,8 @@ func Laws() []Law {
 			Why: "operator and node share the API types in crds/ and nothing else",
 		}, {
 			Of: []string{"operator"}, Depth: Own, Forbid: []string{inModule("agent"), inModule("cni"), inModule("wireguard")},
-			Why: "operator and node share the API types in crds/ and nothing else",
+			Spare: []string{inModule("agent/desired/policy"), inModule("agent/source/policy/object"), inModule("agent/snapshot"), inModule("agent/state")},
+			Why:   "operator and node share the API types in crds/, the meaning of policies, and nothing else",
 		}, {
 			Of: []string{"cni"}, Depth: Full, Only: []string{
 				inModule("cni"), inModule("version"), "github.com/containernetworking/cni", "golang.org/x/sys",

@@ -1,0 +1,3 @@
+package object
+
+import _ "k8s.io/client-go"
