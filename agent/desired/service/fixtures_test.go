@@ -152,3 +152,12 @@ func tableWith(wanted ...service.Wanted) state.Table {
 	}
 	return t.Sorted()
 }
+
+// tableOf is the table of Services.
+func tableOf(objects ...object) state.Table {
+	var wanted []service.Wanted
+	for _, o := range objects {
+		wanted = append(wanted, o.wanted())
+	}
+	return tableWith(wanted...)
+}
