@@ -137,7 +137,7 @@ func build(o options, log *slog.Logger) (*agent, error) {
 		return nil, err
 	}
 	a.publisher = status.NewPublisher(status.Config{
-		Node: o.node, Loop: a.loop, Source: a.source, Weftnet: weftnet, Events: events, Log: log, Policy: a.policyReport(),
+		Node: o.node, Loop: a.loop, Source: a.source, Weftnet: weftnet, Events: events, Log: log, Policy: a.policyReport(), Services: a.proxyReport(),
 		Sockets: a.socketReport, KubeProxy: a.kubeProxy,
 	})
 	metrics.Registry.MustRegister(status.Collector{Loop: a.loop, Drops: a.drops}, a.cni.Collector())

@@ -146,6 +146,14 @@ func (a *agent) podReady() error {
 	return a.proxy.loop.Admit(time.Now())
 }
 
+// proxyReport is nil while the proxy is switched off.
+func (a *agent) proxyReport() func() (service.Report, bool) {
+	if a.proxy == nil {
+		return nil
+	}
+	return a.proxy.loop.Report
+}
+
 // proxyReady tells whether Services are in force, where they are wanted.
 func (a *agent) proxyReady() error {
 	if a.proxy == nil {

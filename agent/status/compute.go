@@ -15,6 +15,7 @@ import (
 	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile"
 	"github.com/weftnet/weftnet/agent/reconcile/policy"
+	"github.com/weftnet/weftnet/agent/reconcile/service"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 )
@@ -43,6 +44,8 @@ type Observed struct {
 	KubeProxy *kubeproxy.Finding
 	// Policy is what the policy engine found; nil where it is off.
 	Policy *policy.Report
+	// Services is what the service proxy found; nil where it is off.
+	Services *service.Report
 	// Sockets is what the balancer at the socket does; nil while the service proxy is switched off or
 	// has not come to it.
 	Sockets *bpf.Report
@@ -74,6 +77,9 @@ func Compute(o Observed) v1alpha1.MeshNodeStatus {
 	}
 	if o.Policy != nil {
 		s.Conditions = append(s.Conditions, policyReady(*o.Policy))
+	}
+	if o.Services != nil {
+		s.Conditions = append(s.Conditions, servicesReady(*o.Services))
 	}
 	if r := o.Sockets; r != nil {
 		s.Conditions = append(s.Conditions, socketBalancing(*r))

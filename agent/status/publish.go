@@ -27,6 +27,7 @@ import (
 	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile"
 	"github.com/weftnet/weftnet/agent/reconcile/policy"
+	"github.com/weftnet/weftnet/agent/reconcile/service"
 	"github.com/weftnet/weftnet/agent/snapshot"
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 )
@@ -76,6 +77,8 @@ type Config struct {
 	KubeProxy func() (kubeproxy.Finding, bool)
 	// Policy tells what the policy engine found; nil where it is off.
 	Policy func() (policy.Report, bool)
+	// Services tells what the service proxy found; nil where it is off.
+	Services func() (service.Report, bool)
 	// Sockets tells what the balancer at the socket does; nil where there is none.
 	Sockets func() (bpf.Report, bool)
 	Log     *slog.Logger
@@ -142,7 +145,7 @@ func (p *Publisher) publish(ctx context.Context, now time.Time) (time.Duration, 
 		}
 	}
 	rival := p.kubeProxy()
-	want := Compute(Observed{Report: report, Generation: p.generation(), KubeProxy: rival, Policy: p.policy(), Sockets: p.sockets(), Before: p.written.Conditions, Now: now})
+	want := Compute(Observed{Report: report, Generation: p.generation(), KubeProxy: rival, Policy: p.policy(), Services: p.services(), Sockets: p.sockets(), Before: p.written.Conditions, Now: now})
 	problems := p.problems(report.Plan, rival)
 	if wait, due := p.due(want, now); !due {
 		return wait, p.tell(ctx, problems, now)
@@ -162,6 +165,17 @@ func (p *Publisher) policy() *policy.Report {
 	r, begun := p.cfg.Policy()
 	if !begun {
 		r.Waiting = "the policy engine has just started"
+	}
+	return &r
+}
+
+func (p *Publisher) services() *service.Report {
+	if p.cfg.Services == nil {
+		return nil
+	}
+	r, begun := p.cfg.Services()
+	if !begun {
+		r.Waiting = "the service proxy has just started"
 	}
 	return &r
 }
@@ -191,6 +205,9 @@ func (p *Publisher) problems(plan mesh.Output, rival *kubeproxy.Finding) []mesh.
 	var all []mesh.Problem
 	if !plan.Partial {
 		all = append(all, plan.Problems...)
+	}
+	if r := p.services(); r != nil && r.Synced {
+		all = append(all, serviceProblems(*r)...)
 	}
 	if rival != nil && rival.Present() {
 		all = append(all, mesh.Problem{Kind: mesh.KindMeshNode, Name: p.cfg.Node, Reason: rival.Reason(), Message: rival.Message()})
@@ -275,7 +292,7 @@ func has(s snapshot.Snapshot) bool {
 func ownConditions(all []metav1.Condition) []metav1.Condition {
 	var out []metav1.Condition
 	for _, kind := range []string{v1alpha1.ConditionKubeProxyPresent, v1alpha1.ConditionMeshReady, v1alpha1.ConditionPeersConnected,
-		v1alpha1.ConditionPolicyReady, v1alpha1.ConditionReady, v1alpha1.ConditionSocketBalancing} {
+		v1alpha1.ConditionPolicyReady, v1alpha1.ConditionReady, v1alpha1.ConditionServiceProxyReady, v1alpha1.ConditionSocketBalancing} {
 		for _, c := range all {
 			if c.Type == kind {
 				out = append(out, c)
@@ -331,17 +348,24 @@ func (p *Publisher) tell(ctx context.Context, problems []mesh.Problem, now time.
 }
 
 func (p *Publisher) event(ctx context.Context, problem mesh.Problem, now time.Time) error {
+	namespace, group := eventNamespace, v1alpha1.GroupVersion.String()
+	if problem.Namespace != "" { // events about an object in a namespace are there, too
+		namespace = problem.Namespace
+	}
+	if problem.Kind == mesh.KindService {
+		group = corev1.SchemeGroupVersion.String()
+	}
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(problem.String()))
 	e := &eventsv1.Event{
 		TypeMeta:            metav1.TypeMeta{APIVersion: "events.k8s.io/v1", Kind: "Event"},
-		ObjectMeta:          metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", problem.Name, h.Sum64()), Namespace: eventNamespace},
+		ObjectMeta:          metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", problem.Name, h.Sum64()), Namespace: namespace},
 		EventTime:           metav1.NewMicroTime(now),
 		ReportingController: "weftnet.io/agent", ReportingInstance: p.cfg.Node,
 		Action: "Check", Reason: problem.Reason, Note: truncate(problem.Message, 1000), Type: corev1.EventTypeWarning,
-		Regarding: corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: problem.Kind, Name: problem.Name},
+		Regarding: corev1.ObjectReference{APIVersion: group, Kind: problem.Kind, Namespace: problem.Namespace, Name: problem.Name},
 	}
-	err := p.cfg.Events.Post().Namespace(eventNamespace).Resource("events").Body(e).Do(ctx).Error()
+	err := p.cfg.Events.Post().Namespace(namespace).Resource("events").Body(e).Do(ctx).Error()
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("tell of a problem of %s %s: %w", problem.Kind, problem.Name, err)
 	}

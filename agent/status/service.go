@@ -1,12 +1,17 @@
 package status
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/weftnet/weftnet/agent/desired/mesh"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
 	"github.com/weftnet/weftnet/agent/reconcile/service"
+	"github.com/weftnet/weftnet/crds/v1alpha1"
 )
 
 // ServiceMetrics are those of the service proxy. The ones that kube-proxy has, too, have its names and
@@ -134,6 +139,42 @@ func (m *ServiceMetrics) Repaired() { m.repairs.Inc() }
 func (m *ServiceMetrics) FlowsDeleted(n int, took time.Duration) {
 	m.flowsDeleted.Add(float64(n))
 	m.reconciler.Observe(took.Seconds())
+}
+
+// Reasons of the condition ServiceProxyReady, and of events.
+const reasonRefused = "RefusedByKernel"
+
+func servicesReady(r service.Report) metav1.Condition {
+	const kind = v1alpha1.ConditionServiceProxyReady
+	switch {
+	case r.Waiting != "":
+		return condition(kind, false, reasonWaiting, "%s", r.Waiting)
+	case r.Err != nil:
+		return condition(kind, false, reasonFailing, "%s", oneLine(r.Err))
+	case !r.Synced:
+		return condition(kind, false, reasonWaiting, "the Services of the cluster are not programmed yet")
+	case len(r.Refused) > 0:
+		var named []string
+		for _, f := range r.Refused[:min(len(r.Refused), maxNamed)] {
+			named = append(named, fmt.Sprintf("%s (%s)", f.Owner, oneLine(f.Err)))
+		}
+		return condition(kind, false, reasonRefused, "the kernel refuses %d Services, which keep what they had: %s", len(r.Refused), strings.Join(named, "; "))
+	default:
+		return condition(kind, true, reasonInForce, "every Service is in force on this node")
+	}
+}
+
+// serviceProblems are what is wrong in single Services, for events about them.
+func serviceProblems(r service.Report) []mesh.Problem {
+	var out []mesh.Problem
+	for _, p := range r.Problems {
+		out = append(out, mesh.Problem{Kind: mesh.KindService, Namespace: p.Service.Namespace, Name: p.Service.Name, Reason: p.Reason, Message: p.Text})
+	}
+	for _, f := range r.Refused {
+		namespace, name, _ := strings.Cut(f.Owner, "/")
+		out = append(out, mesh.Problem{Kind: mesh.KindService, Namespace: namespace, Name: name, Reason: reasonRefused, Message: oneLine(f.Err)})
+	}
+	return out
 }
 
 // ServiceCollector gives what the loop of the service proxy reports.

@@ -14,6 +14,9 @@ const (
 	// ConditionKubeProxyPresent on a MeshNode, while Weftnet's own service proxy is switched on: a
 	// kube-proxy runs on the node beside it, or has left its rules.
 	ConditionKubeProxyPresent = "KubeProxyPresent"
+	// ConditionServiceProxyReady on a MeshNode, while Weftnet's own service proxy is switched on: every
+	// Service is in force on the node.
+	ConditionServiceProxyReady = "ServiceProxyReady"
 	// ConditionPolicyReady on a MeshNode, while the policy engine is switched on: what network policies
 	// say of the node's Pods is in force.
 	ConditionPolicyReady = "PolicyReady"

@@ -107,8 +107,10 @@ type Output struct {
 // Problem is a fault of one API object.
 type Problem struct {
 	Kind, Name string
-	Reason     string
-	Message    string
+	// Namespace of the object; empty for what is in none.
+	Namespace string
+	Reason    string
+	Message   string
 }
 
 // The kinds of objects with problems.
@@ -116,6 +118,7 @@ const (
 	KindMeshNode   = "MeshNode"
 	KindIPPool     = "IPPool"
 	KindMeshConfig = "MeshConfig"
+	KindService    = "Service"
 )
 
 // Reasons of problems.
@@ -131,7 +134,11 @@ const (
 )
 
 func (p Problem) String() string {
-	return fmt.Sprintf("%s %s: %s: %s", p.Kind, p.Name, p.Reason, p.Message)
+	name := p.Name
+	if p.Namespace != "" {
+		name = p.Namespace + "/" + p.Name
+	}
+	return fmt.Sprintf("%s %s: %s: %s", p.Kind, name, p.Reason, p.Message)
 }
 
 // Compare orders problems by object, then by reason and message.
