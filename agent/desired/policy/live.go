@@ -41,8 +41,9 @@ func (s *liveSet) get(key state.Value) state.Element {
 	return s.elements[key]
 }
 
-// changing remembers what a key was, the first time that it changes.
+// changing remembers what a key was, the first time that it changes after a commit.
 func (s *liveSet) changing(key state.Value) {
+	s.sorted = nil
 	if _, ok := s.before[key]; ok {
 		return
 	}
@@ -50,7 +51,6 @@ func (s *liveSet) changing(key state.Value) {
 		s.before = map[state.Value]state.Element{}
 	}
 	s.before[key] = s.get(key)
-	s.sorted = nil
 }
 
 func (s *liveSet) add(key state.Value) {

@@ -172,9 +172,11 @@ func TestIncrementalIsFromScratch(t *testing.T) {
 		for step := range 40 {
 			for range 1 + w.r.IntN(3) {
 				w.step(e)
-			}
-			if w.oneIn(5) {
-				e.Table() // must not lose what is due
+				if w.oneIn(3) { // which must not lose what is due
+					if got, want := e.Table(), w.engine().Table(); !got.Equal(want) {
+						t.Fatalf("seed %d, step %d: the table differs:\n%s", seed, step, lineDiff(got.String(), want.String()))
+					}
+				}
 			}
 			c := changeOf(e.Commit())
 			if err := fake.Apply(t.Context(), c); err != nil {
