@@ -7,14 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"time"
 
 	"k8s.io/client-go/rest"
 
+	desired "github.com/weftnet/weftnet/agent/desired/service"
+	"github.com/weftnet/weftnet/agent/healthcheck"
 	"github.com/weftnet/weftnet/agent/kernel/conntrack"
 	kernelproxy "github.com/weftnet/weftnet/agent/kernel/kubeproxy"
+	"github.com/weftnet/weftnet/agent/kernel/listener"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/kernel/sysctl"
 	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile/service"
 	"github.com/weftnet/weftnet/agent/snapshot"
@@ -29,6 +34,13 @@ type proxy struct {
 	table  *nft.Kernel
 	flows  *conntrack.Kernel
 	loop   *service.Loop
+	health *healthcheck.Services
+	node   healthcheck.Node
+	ports  *service.NodePorts
+	// settings are those of connection tracking.
+	settings service.Settings
+	// listeners are the local processes'.
+	listeners *listener.Kernel
 	// rival looks for a kube-proxy beside ours.
 	rival  *kubeproxy.Watcher
 	finder *kernelproxy.Finder
@@ -50,12 +62,32 @@ func (a *agent) buildProxy(rest *rest.Config, metrics *status.Metrics) error {
 	if p.source, err = sourceservice.New(sourceservice.Config{Node: a.o.node, REST: rest}); err != nil {
 		return err
 	}
+	if p.listeners, err = listener.New(); err != nil {
+		return err
+	}
+	log := a.log.With("part", "service proxy")
+	checks := healthcheck.Config{
+		Healthy: func(now time.Time) bool { return p.loop.Healthy(now) }, Updated: func() time.Time { return p.loop.Updated() },
+		Eligible: func() bool { return !p.source.Node().Leaving }, Log: log,
+	}
+	proxyMetrics := status.NewServiceMetrics(metrics.Registry)
+	p.health, p.ports = healthcheck.NewServices(checks), service.NewNodePorts(p.listeners.List, log)
+	p.node = healthcheck.Node{Config: checks, Port: healthcheck.NodePort, Answered: proxyMetrics.Answered}
 	p.loop = service.New(service.Config{
 		Source: p.source, Table: table, Watch: table.Subscribe, Sizes: table.Sizes, Flows: p.flows, Facts: a.serviceNode,
-		Sinks:    []service.Sink{a.sockets},
-		Recorder: status.NewServiceMetrics(metrics.Registry), Log: a.log.With("part", "service proxy"),
+		Sinks:    []service.Sink{a.sockets, p.health, p.ports},
+		Problems: []func() []desired.Problem{p.health.Problems, p.ports.Problems},
+		Recorder: proxyMetrics, Log: log,
 	})
-	metrics.Registry.MustRegister(status.ServiceCollector{Loop: p.loop})
+	procSys, err := sysctl.New(a.o.procSysNet)
+	if err != nil {
+		return err
+	}
+	p.settings = service.Settings{Table: procSys, Cores: runtime.NumCPU(), Log: log, Config: func() (snapshot.ServiceConfig, bool) {
+		snap, known := a.source.Snapshot()
+		return snap.Config.ServiceProxy, known
+	}}
+	metrics.Registry.MustRegister(status.ServiceCollector{Loop: p.loop, Conntrack: p.settings.ConntrackUse})
 	if p.finder, err = kernelproxy.New(); err != nil {
 		return err
 	}
@@ -71,7 +103,14 @@ func (a *agent) proxyWork() map[string]func(context.Context) error {
 		return nil
 	}
 	return map[string]func(context.Context) error{
-		"watch Services": plain(p.source.Run),
+		"watch Services":                   plain(p.source.Run),
+		"size connection tracking":         plain(p.settings.Run),
+		"answer health checks of Services": plain(p.health.Run),
+		"answer health checks of the node": plain(p.node.Run),
+		"look for processes on node ports": func(ctx context.Context) error {
+			p.ports.Run(ctx)
+			return p.listeners.Close()
+		},
 		"look for kube-proxy": func(ctx context.Context) error {
 			p.rival.Run(ctx)
 			return p.finder.Close()

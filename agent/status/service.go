@@ -1,7 +1,9 @@
 package status
 
 import (
+	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,7 +28,7 @@ type ServiceMetrics struct {
 	reconciler                       prometheus.Histogram
 	flowsDeleted                     prometheus.Counter
 	transactions, repairs, listings  prometheus.Counter
-	elements                         *prometheus.CounterVec
+	elements, healthz, livez         *prometheus.CounterVec
 }
 
 var _ service.Recorder = (*ServiceMetrics)(nil)
@@ -61,10 +63,12 @@ func NewServiceMetrics(r *prometheus.Registry) *ServiceMetrics {
 		transactions:     proxyCounter("weftnet_service", "transactions_total", "nftables transactions of the service proxy."),
 		repairs:          proxyCounter("weftnet_service", "repairs_total", "Times that somebody else's change of the service proxy's table was put right."),
 		listings:         proxyCounter("weftnet_service", "listings_total", "Times that the service proxy's table was listed: at the start, after somebody else's change, and once an hour."),
+		healthz:          prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: kubeProxy, Name: "proxy_healthz_total", Help: "Answers to load balancers that ask for the node."}, []string{"code"}),
+		livez:            prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: kubeProxy, Name: "proxy_livez_total", Help: "Answers to those that ask for the proxy alone."}, []string{"code"}),
 		elements:         prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: "weftnet_service", Name: "element_changes_total", Help: "Elements of nftables sets written."}, []string{"change"}),
 	}
 	r.MustRegister(m.sync, m.full, m.partial, m.programming, m.last, m.queued, m.failures, m.endpointChanges, m.serviceChanges,
-		m.endpointsPending, m.servicePending, m.reconciler, m.flowsDeleted, m.transactions, m.repairs, m.listings, m.elements)
+		m.endpointsPending, m.servicePending, m.reconciler, m.flowsDeleted, m.transactions, m.repairs, m.listings, m.elements, m.healthz, m.livez)
 	return m
 }
 
@@ -177,11 +181,22 @@ func serviceProblems(r service.Report) []mesh.Problem {
 	return out
 }
 
+// Answered counts an answer to a health check.
+func (m *ServiceMetrics) Answered(kind string, code int) {
+	counter := m.healthz
+	if kind == "livez" {
+		counter = m.livez
+	}
+	counter.WithLabelValues(strconv.Itoa(code)).Inc()
+}
+
 // ServiceCollector gives what the loop of the service proxy reports.
 type ServiceCollector struct {
 	Loop interface {
 		Report() (service.Report, bool)
 	}
+	// Conntrack reads how many connections are tracked, and how many can be.
+	Conntrack func(ctx context.Context) (used, most int64, err error)
 }
 
 var (
@@ -192,15 +207,33 @@ var (
 	descServiceProblems = desc("weftnet_service_problems", "Faults found in Services.", "reason")
 )
 
+var (
+	descConntrack    = desc("weftnet_conntrack_entries", "Connections that the kernel tracks.")
+	descConntrackMax = desc("weftnet_conntrack_max", "Connections that the kernel can track; when it is full, new ones are dropped.")
+)
+
+func (c ServiceCollector) collectConntrack(out chan<- prometheus.Metric) {
+	if c.Conntrack == nil {
+		return
+	}
+	used, most, err := c.Conntrack(context.Background())
+	if err != nil {
+		return // a kernel without the files has no such numbers
+	}
+	gauge(out, descConntrack, float64(used))
+	gauge(out, descConntrackMax, float64(most))
+}
+
 // Describe sends the descriptions.
 func (c ServiceCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descServiceReady, descServices, descServiceElements, descServiceRefused, descServiceProblems} {
+	for _, d := range []*prometheus.Desc{descServiceReady, descServices, descServiceElements, descServiceRefused, descServiceProblems, descConntrack, descConntrackMax} {
 		out <- d
 	}
 }
 
 // Collect sends the values.
 func (c ServiceCollector) Collect(out chan<- prometheus.Metric) {
+	c.collectConntrack(out)
 	r, ok := c.Loop.Report()
 	if !ok {
 		return

@@ -182,6 +182,9 @@ func (l *Loop) take(now time.Time) {
 	for name, at := range c.Triggers {
 		l.triggers[name] = append(l.triggers[name], at...)
 	}
+	if len(l.dirty) > 0 {
+		l.pending.CompareAndSwap(0, now.UnixNano())
+	}
 	if c.ServiceEvents+c.SliceEvents > 0 {
 		l.cfg.Recorder.Queued(c.ServiceEvents, c.SliceEvents, now)
 	}
@@ -431,6 +434,8 @@ func (l *Loop) afterwards(ctx context.Context, now time.Time, full bool) error {
 		return err
 	}
 	done := time.Now()
+	l.pending.Store(0)
+	l.updated.Store(done.UnixNano())
 	for name, times := range l.triggers {
 		for _, at := range times {
 			l.cfg.Recorder.Programmed(done.Sub(at))
@@ -465,6 +470,9 @@ func (l *Loop) tell(waiting string, err error) {
 	slices.SortFunc(r.Refused, func(a, b nft.Refusal) int { return strings.Compare(a.Owner, b.Owner) })
 	for _, p := range l.problems {
 		r.Problems = append(r.Problems, p...)
+	}
+	for _, more := range l.cfg.Problems {
+		r.Problems = append(r.Problems, more()...)
 	}
 	slices.SortFunc(r.Problems, func(a, b desired.Problem) int { return a.Service.Compare(b.Service) })
 	l.report.Store(&r)

@@ -62,8 +62,10 @@ type Config struct {
 	Sizes func(ctx context.Context) (map[string]int, bool, error)
 	Flows Flows
 	// Facts are those of the node; ok is false while they are not known.
-	Facts    func() (node snapshot.ServiceNode, ok bool)
-	Sinks    []Sink
+	Facts func() (node snapshot.ServiceNode, ok bool)
+	Sinks []Sink
+	// Problems are more faults found in Services, for the report.
+	Problems []func() []desired.Problem
 	Recorder Recorder
 	Log      *slog.Logger
 }
@@ -101,7 +103,10 @@ type Loop struct {
 	report   atomic.Pointer[Report]
 	reported chan struct{}
 	turned   atomic.Int64
-	started  time.Time
+	// pending is since when something waits to be put in force, updated when all was in force last; Unix
+	// nanoseconds, 0 for never.
+	pending, updated atomic.Int64
+	started          time.Time
 
 	// Of the loop's own goroutine:
 	node     snapshot.ServiceNode
@@ -141,6 +146,23 @@ func (l *Loop) Reported() <-chan struct{} { return l.reported }
 // LastTurn is when the loop turned last, zero before the first time.
 func (l *Loop) LastTurn() time.Time {
 	if n := l.turned.Load(); n != 0 {
+		return time.Unix(0, n)
+	}
+	return time.Time{}
+}
+
+// healthTimeout is how long changes may wait before the proxy counts as unhealthy; kube-proxy's is the same.
+const healthTimeout = time.Minute
+
+// Healthy tells whether changes are put in force in time; while it starts the proxy is healthy.
+func (l *Loop) Healthy(now time.Time) bool {
+	since := l.pending.Load()
+	return l.updated.Load() == 0 || since == 0 || now.Sub(time.Unix(0, since)) < healthTimeout
+}
+
+// Updated is when everything was last in force; zero before the first time.
+func (l *Loop) Updated() time.Time {
+	if n := l.updated.Load(); n != 0 {
 		return time.Unix(0, n)
 	}
 	return time.Time{}
