@@ -78,8 +78,19 @@ func machineWith(tables ...state.Table) *nfsim.Machine {
 	return m
 }
 
+// meshTable lets every Pod of this node send from its own address: those below 100 are of a Pod each, by
+// their last number, the others all of the one of localPod.
 func meshTable() state.Table {
+	var pods []filter.Pod
+	for host := 2; host < 150; host++ {
+		link := fmt.Sprint("weftp-", host)
+		if host >= 100 {
+			link = "weftp-5"
+		}
+		pods = append(pods, filter.Pod{Link: link, Addresses: addrs(fmt.Sprint("10.244.1.", host), fmt.Sprint("fd00:10:244:1::", host))})
+	}
 	return filter.Table(filter.Input{
+		Pods:         pods,
 		ClusterCIDRs: prefixes("10.244.0.0/16", "fd00:10:244::/48"), NodeIPs: addrs(nodeAddr[0], nodeAddr[1], "10.200.0.12", "fd00:c8::12"),
 	})
 }
@@ -348,4 +359,32 @@ func sortedKeys(set map[string]bool) string {
 	}
 	slices.Sort(out)
 	return strings.Join(out, ", ")
+}
+
+// TestInvalidPacketsOfEndpoints do not reach a client that knows only the Service's address. Those of
+// others do.
+func TestInvalidPacketsOfEndpoints(t *testing.T) {
+	m := machine(web().wanted())
+	for i := range 2 {
+		for _, row := range []struct {
+			from, to pair
+			link     string
+			proto    uint8
+			want     nfsim.Fate
+		}{
+			{localPod, otherPod, "weftp-5", state.ProtoTCP, nfsim.Dropped},
+			{localPod, remoteCli, "weftp-5", state.ProtoTCP, nfsim.Dropped},
+			{localPod, otherPod, "weftp-5", state.ProtoUDP, nfsim.Left},
+			{otherPod, localPod, "weftp-9", state.ProtoTCP, nfsim.Left},
+			{remotePod, otherPod, "weft0", state.ProtoTCP, nfsim.Left}, // dropped where it is
+		} {
+			r := m.Receive(nfsim.Packet{Proto: row.proto, Src: port(row.from[i], 8080), Dst: port(row.to[i], 4000), IIF: row.link, Invalid: true})
+			if r.Fate != row.want {
+				t.Errorf("%s to %s: %s, want %s", row.from[i], row.to[i], r, row.want)
+			}
+		}
+	}
+	if n := m.Count(state.ServiceTableName, service.CounterInvalid); n != 4 {
+		t.Errorf("%d packets were counted", n)
+	}
 }

@@ -156,3 +156,25 @@ func masquerade() state.Chain {
 		rule(state.Masquerade{FullyRandom: true}),
 	}}
 }
+
+// forward takes out what connection tracking could make nothing of. It is the only rule here that every
+// packet meets.
+func forward() []state.ChainRule {
+	return []state.ChainRule{rule(state.CTState{States: state.CTInvalid}, state.Goto(chainInvalid))}
+}
+
+// invalid drops TCP packets of endpoints that do not fit their connection, such as late repetitions.
+// They are not translated back, and would reach the client from an address that it knows nothing
+// of: it would answer with a reset, and end a connection that is well (kubernetes issue 74839). The
+// other node, where the translation is, needs no such rule, since they do not get there.
+func invalid() state.Chain {
+	c := state.Chain{Name: chainInvalid}
+	for _, f := range families {
+		c.Rules = append(c.Rules, rule(
+			state.InSet{Fields: state.Fields(f.saddr, f.saddr), Set: f.name(setHairpin)},
+			state.Cmp{Field: state.FieldL4Proto, Value: state.ProtoValue(state.ProtoTCP)},
+			state.Count{Name: CounterInvalid}, state.Drop,
+		))
+	}
+	return c
+}

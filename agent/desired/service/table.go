@@ -21,7 +21,7 @@ const (
 	mapInside     = "inside"         // the same for connections from within, where externalTrafficPolicy is Local
 	mapGuarded    = "guarded"        // the same for those that source ranges let through
 	setSources    = "sources"        // frontend . source: who may
-	setHairpin    = "hairpin"        // address of a Pod of this node, twice
+	setHairpin    = "hairpin"        // address of an endpoint of this node, twice
 	setClusterIPs = "cluster-ips"    // all ClusterIPs
 	setCIDRs      = "service-cidrs"  // where ClusterIPs come from
 	mapAffinity   = "affinity"       // client . frontend : number of its endpoint
@@ -36,6 +36,8 @@ const (
 	chainInside   = "inside"
 	chainReject   = "reject"
 	chainMasq     = "masquerade"
+	chainForward  = "filter-forward"
+	chainInvalid  = "invalid"
 	meshLinks     = "weft*"  // mesh devices and Pod interfaces
 	podLinks      = "weftp*" // the host's ends of Pod interfaces
 )
@@ -46,6 +48,9 @@ const (
 	priorityDst = state.PriorityDstNAT + 1
 	prioritySrc = state.PrioritySrcNAT - 1
 )
+
+// CounterInvalid counts the packets of endpoints that connection tracking could make nothing of.
+const CounterInvalid = "invalid"
 
 // affinitySize bounds how many clients are remembered per family; beyond it clients are served and not
 // remembered. An entry takes some 150 bytes of the kernel's memory.
@@ -127,12 +132,13 @@ func Table(node snapshot.ServiceNode, timeouts []time.Duration) state.Table {
 	slices.Sort(timeouts)
 	timeouts = slices.Compact(timeouts)
 	t := state.Table{
-		Family: "inet", Name: state.ServiceTableName,
+		Family: "inet", Name: state.ServiceTableName, Counters: []string{CounterInvalid},
 		Chains: []state.Chain{
 			{Name: chainIn, Type: state.ChainNAT, Hook: state.HookPrerouting, Priority: priorityDst, Rules: entry()},
 			{Name: chainOut, Type: state.ChainNAT, Hook: state.HookOutput, Priority: priorityDst, Rules: entry()},
 			{Name: chainPost, Type: state.ChainNAT, Hook: state.HookPostrouting, Priority: prioritySrc, Rules: exit()},
-			masquerade(), reject(),
+			{Name: chainForward, Type: state.ChainFilter, Hook: state.HookForward, Priority: state.PriorityFilter, Rules: forward()},
+			masquerade(), reject(), invalid(),
 		},
 	}
 	for _, f := range families {

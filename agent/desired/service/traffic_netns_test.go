@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weftnet/weftnet/agent/desired/service"
+	"github.com/weftnet/weftnet/agent/kernel/nft"
 	"github.com/weftnet/weftnet/agent/state"
 )
 
@@ -260,4 +262,59 @@ func (l *lab) who(client, network string, to netip.AddrPort) string {
 	}
 	who, _, _ := strings.Cut(got, " ")
 	return who
+}
+
+// TestInvalidInTheKernel sends TCP packets with a wrong checksum, of which connection tracking can make
+// nothing: those of an endpoint are dropped and counted, those of others are not.
+func TestInvalidInTheKernel(t *testing.T) {
+	l := newLab(t)
+	l.apply(both())
+	k := l.table(state.ServiceTableName)
+	for i, family := range []int{syscall.AF_INET, syscall.AF_INET6} {
+		for sender, counts := range map[string]uint64{"local": 1, "other": 0} {
+			before := l.invalid(k)
+			to := map[string]string{"local": otherPod[i], "other": localPod[i]}[sender]
+			l.raw(sender, family, addr(to))
+			// What is sent behind it comes behind it.
+			if _, err := l.ask(sender, "tcp", port(to, 9), patience); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("%s: %v", sender, err)
+			}
+			if n := l.invalid(k) - before; n != counts {
+				t.Errorf("of %s %d packets were counted, want %d", sender, n, counts)
+			}
+		}
+	}
+}
+
+func (l *lab) invalid(k *nft.Kernel) uint64 {
+	l.t.Helper()
+	counters, err := k.Counters(l.t.Context())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return counters[service.CounterInvalid].Packets
+}
+
+// raw sends a TCP header without a checksum.
+func (l *lab) raw(ns string, family int, to netip.Addr) {
+	l.t.Helper()
+	var sockaddr syscall.Sockaddr
+	if to.Is4() {
+		sockaddr = &syscall.SockaddrInet4{Addr: to.As4()}
+	} else {
+		sockaddr = &syscall.SockaddrInet6{Addr: to.As16()}
+	}
+	header := make([]byte, 20)
+	header[1], header[3], header[12], header[13] = 80, 90, 5<<4, 0x10 // ACK
+	var err error
+	l.ns[ns].Do(l.t, func() {
+		var fd int
+		if fd, err = syscall.Socket(family, syscall.SOCK_RAW, syscall.IPPROTO_TCP); err != nil {
+			return
+		}
+		err = errors.Join(syscall.Sendto(fd, header, 0, sockaddr), syscall.Close(fd))
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
 }
