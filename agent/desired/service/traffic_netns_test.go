@@ -167,6 +167,7 @@ func (l *lab) every(family int, all []string) {
 		l.run("node", "ip route replace "+a+" dev weftp-5")
 		l.run("node", "ip neigh replace "+a+" lladdr "+l.mac("local", "eth0")+" dev weftp-5 nud permanent")
 		l.run("local", "ip addr replace "+a+[]string{"/32", "/128"}[family]+" dev eth0"+[]string{"", " nodad"}[family])
+		defer l.run("local", "ip addr del "+a+[]string{"/32", "/128"}[family]+" dev eth0")
 	}
 	met := map[netip.Addr]bool{}
 	for range 1000 {
