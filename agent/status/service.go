@@ -60,12 +60,12 @@ func NewServiceMetrics(r *prometheus.Registry) *ServiceMetrics {
 		servicePending:   prometheus.NewGauge(prometheus.GaugeOpts{Subsystem: kubeProxy, Name: "sync_proxy_rules_service_changes_pending", Help: "Changes of Services that are not in force yet."}),
 		reconciler:       prometheus.NewHistogram(prometheus.HistogramOpts{Subsystem: kubeProxy, Name: "conntrack_reconciler_sync_duration_seconds", Help: "Duration of looking for stale UDP flows.", Buckets: durations}),
 		flowsDeleted:     proxyCounter(kubeProxy, "conntrack_reconciler_deleted_entries_total", "Stale UDP flows deleted from connection tracking."),
-		transactions:     proxyCounter("weftnet_service", "transactions_total", "nftables transactions of the service proxy."),
-		repairs:          proxyCounter("weftnet_service", "repairs_total", "Times that somebody else's change of the service proxy's table was put right."),
-		listings:         proxyCounter("weftnet_service", "listings_total", "Times that the service proxy's table was listed: at the start, after somebody else's change, and once an hour."),
+		transactions:     proxyCounter("", "weftnet_service_transactions_total", "nftables transactions of the service proxy."),
+		repairs:          proxyCounter("", "weftnet_service_repairs_total", "Times that somebody else's change of the service proxy's table was put right."),
+		listings:         proxyCounter("", "weftnet_service_listings_total", "Times that the service proxy's table was listed: at the start, after somebody else's change, and once an hour."),
 		healthz:          prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: kubeProxy, Name: "proxy_healthz_total", Help: "Answers to load balancers that ask for the node."}, []string{"code"}),
 		livez:            prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: kubeProxy, Name: "proxy_livez_total", Help: "Answers to those that ask for the proxy alone."}, []string{"code"}),
-		elements:         prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: "weftnet_service", Name: "element_changes_total", Help: "Elements of nftables sets written."}, []string{"change"}),
+		elements:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weftnet_service_element_changes_total", Help: "Elements of nftables sets written."}, []string{"change"}),
 	}
 	r.MustRegister(m.sync, m.full, m.partial, m.programming, m.last, m.queued, m.failures, m.endpointChanges, m.serviceChanges,
 		m.endpointsPending, m.servicePending, m.reconciler, m.flowsDeleted, m.transactions, m.repairs, m.listings, m.elements, m.healthz, m.livez)
