@@ -126,9 +126,13 @@ func drawEndpoint(rt *rapid.T, four, hints bool) snapshot.Endpoint {
 }
 
 // TestRulesAgreeWithTheModel sends packets from everywhere to everything that random Services have.
-func TestRulesAgreeWithTheModel(t *testing.T) {
+func TestRulesAgreeWithTheModel(t *testing.T) { rapid.Check(t, agreement()) }
+
+func FuzzRulesAgreeWithTheModel(f *testing.F) { f.Fuzz(rapid.MakeFuzz(agreement())) }
+
+func agreement() func(*rapid.T) {
 	mesh := meshTable()
-	rapid.Check(t, func(rt *rapid.T) {
+	return func(rt *rapid.T) {
 		var objects []object
 		for i := range rapid.IntRange(1, len(poolClusterIPs)).Draw(rt, "services") {
 			objects = append(objects, drawService(rt, i))
@@ -148,7 +152,7 @@ func TestRulesAgreeWithTheModel(t *testing.T) {
 			}
 			compare(rt, m, objects, client, proto, port(clients[client].from[family], 4000), to)
 		}
-	})
+	}
 }
 
 func drawDestination(rt *rapid.T, objects []object) netip.AddrPort {

@@ -1,0 +1,142 @@
+package service_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weftnet/weftnet/agent/desired/service"
+	"github.com/weftnet/weftnet/agent/snapshot"
+	"github.com/weftnet/weftnet/agent/state"
+)
+
+func TestHealthCheck(t *testing.T) {
+	check := func(o *object) { o.HealthCheckNodePort = 32000 }
+	for name, row := range map[string]struct {
+		object object
+		want   int
+	}{
+		"one here":            {web(check, loadBalancer, externalLocal), 1},
+		"none here":           {web(check, remoteOnly()), 0},
+		"terminating":         {web(check, endpoints(terminating(at("10.244.1.5", "node1")))), 0},
+		"two, with two ports": {web(check, endpoints(at("10.244.1.5", "node1"), at("10.244.1.6", "node1")), twoPorts), 2},
+	} {
+		if got := row.object.wanted().HealthCheck; got == nil || got.Port != 32000 || got.LocalReady != row.want {
+			t.Errorf("%s: %+v, want %d", name, got, row.want)
+		}
+	}
+	if got := web().wanted().HealthCheck; got != nil {
+		t.Errorf("a health check that nobody asked for: %+v", got)
+	}
+}
+
+func twoPorts(o *object) {
+	o.Ports = append(o.Ports, snapshot.ServicePort{Name: "https", Protocol: state.ProtoTCP, Port: 443, NodePort: 30443})
+	for i := range o.slices {
+		o.slices[i].Ports = append(o.slices[i].Ports, snapshot.EndpointPort{Name: "https", Protocol: state.ProtoTCP, Port: 8443})
+	}
+}
+
+func TestNodePortsToReserve(t *testing.T) {
+	want := []service.NodePort{{Proto: state.ProtoTCP, Port: 30080}, {Proto: state.ProtoTCP, Port: 30443}}
+	if got := web(nodePort, twoPorts).wanted().NodePorts; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// TestProblems: what cannot be done is told, and the rest is done.
+func TestProblems(t *testing.T) {
+	for want, change := range map[string]func(*object){
+		`spec.externalIPs: "1.2.3" is neither`:  func(o *object) { o.Unreadable = []string{`spec.externalIPs: "1.2.3"`} },
+		"spec.externalIPs: 127.0.0.1 cannot be": func(o *object) { o.ExternalIPs = addrs("127.0.0.1") },
+		"2001:db8::1 is of a family":            func(o *object) { o.ExternalIPs, o.ClusterIPs = addrs("2001:db8::1"), o.ClusterIPs[:1] },
+		"48h0m0s is longer than a day":          affinity(48 * time.Hour),
+		`port "odd": 0 of protocol 6 cannot`: func(o *object) {
+			o.Ports = append(o.Ports, snapshot.ServicePort{Name: "odd", Protocol: state.ProtoTCP})
+		},
+		`port "odd": 7 of protocol 1 cannot`:                      func(o *object) { o.Ports = append(o.Ports, snapshot.ServicePort{Name: "odd", Protocol: 1, Port: 7}) },
+		"10.96.0.10:80/tcp is listed twice: as clusterIP of port": func(o *object) { o.ExternalIPs = addrs("10.96.0.10") },
+	} {
+		w := web(change).wanted()
+		if len(w.Problems) == 0 || !strings.Contains(w.Problems[0].Text, want) || w.Problems[0].Service != w.Service {
+			t.Errorf("problems %v, want %q", w.Problems, want)
+		}
+		if len(w.Frontends) == 0 || w.Frontends[0].Kind != state.FrontendClusterIP || len(w.Frontends[0].Inside.Endpoints) != 2 {
+			t.Errorf("%s: the ClusterIP is gone: %v", want, w.Frontends)
+		}
+	}
+	if p := web(nodePort, loadBalancer, externalIPs, affinity(time.Minute)).wanted().Problems; len(p) != 0 {
+		t.Errorf("a good Service has problems: %v", p)
+	}
+}
+
+// TestUnreadableRangesOpenNothing: nobody is let in where it is not known who should be.
+func TestUnreadableRangesOpenNothing(t *testing.T) {
+	o := web(loadBalancer, func(o *object) { o.Unreadable = []string{`spec.loadBalancerSourceRanges: "10.0.0/8"`} })
+	journey{"outside", lbIP, 80, "dropped"}.check(t, state.ProtoTCP, o)
+	journey{"pod", clusterIP, 80, "local, remote"}.check(t, state.ProtoTCP, o)
+}
+
+func TestHeadlessServicesHaveNothing(t *testing.T) {
+	w := web(nodePort, externalIPs, func(o *object) { o.ClusterIPs = nil }).wanted()
+	if len(w.Frontends)+len(w.NodePorts)+len(w.Problems)+len(w.Sets()) != 0 {
+		t.Errorf("%+v", w)
+	}
+}
+
+// TestEndpointsThatNobodyMayReach would be the node's own loopback.
+func TestEndpointsThatNobodyMayReach(t *testing.T) {
+	w := web(endpoints(at("127.0.0.1", "node1"), at("10.244.2.5", "node2"))).wanted()
+	if got := target(w.Frontends[0].Inside); got != "[10.244.2.5:8080]" {
+		t.Errorf("endpoints %s", got)
+	}
+}
+
+func TestSockets(t *testing.T) {
+	get := func(o object) map[string]string {
+		out := map[string]string{}
+		for _, s := range o.wanted().Sockets() {
+			if err := s.Validate(); err != nil {
+				t.Error(err)
+			}
+			out[s.Address.String()] = s.String()
+		}
+		return out
+	}
+	got := get(web(nodePort, loadBalancer, externalLocal, affinity(time.Minute)))
+	both := " -> 10.244.1.5:8080 10.244.2.5:8080 affinity 1m0s of prod/web:http"
+	for _, at := range []string{"10.96.0.10:80", "10.200.0.11:30080", "198.51.100.10:80"} {
+		if got[at] != at+both {
+			t.Errorf("%s: %q", at, got[at])
+		}
+	}
+	if got := get(web(endpoints())); got["10.96.0.10:80"] != "10.96.0.10:80 -> refused" {
+		t.Errorf("without endpoints: %v", got)
+	}
+	if got := get(web(internalLocal, remoteOnly(), loadBalancer, ranges("10.0.0.0/8"))); len(got) != 1 {
+		t.Errorf("what the rules decide by the packet, or what has no ranges: %v", got)
+	}
+	if got := get(web(udp)); len(got) != 0 {
+		t.Errorf("UDP: %v", got)
+	}
+}
+
+// TestOrderOfSlicesDoesNotMatter, nor does that of endpoints.
+func TestOrderOfSlicesDoesNotMatter(t *testing.T) {
+	o := web(endpoints(at("10.244.1.5", "node1"), at("10.244.2.5", "node2"), at("10.244.3.5", "node3")))
+	more := slice("web-0", []string{"http/tcp/8080"}, terminating(at("10.244.2.5", "node2")), at("10.244.1.7", "node1"))
+	o.slices = append(o.slices, more)
+	want := o.wanted()
+	slices.Reverse(o.slices)
+	for i := range o.slices {
+		o.slices[i].Endpoints = slices.Clone(o.slices[i].Endpoints)
+		slices.Reverse(o.slices[i].Endpoints)
+	}
+	if got := o.wanted(); !slices.EqualFunc(got.Frontends, want.Frontends, state.Frontend.Equal) || !slices.Equal(got.Local, want.Local) {
+		t.Errorf("%v, want %v", got.Frontends, want.Frontends)
+	}
+	if got := target(want.Frontends[0].Inside); got != "[10.244.1.5:8080 10.244.1.7:8080 10.244.2.5:8080 10.244.3.5:8080]" {
+		t.Errorf("endpoints %s", got)
+	}
+}
