@@ -17,6 +17,8 @@ import (
 type Tracked struct {
 	Flow
 	Mark uint32
+	// Over says that a TCP connection has ended: nothing more is expected of it.
+	Over bool
 
 	family byte
 	// key are the attributes that name the entry.
@@ -26,10 +28,16 @@ type Tracked struct {
 const (
 	msgNew = 0
 
-	ctaMark     = 8
-	ctaMarkMask = 21
+	ctaProtoInfo = 4
+	ctaMark      = 8
+	ctaMarkMask  = 21
 
 	filterIPSrc = 1 << 0
+
+	protoInfoTCP = 1
+	tcpState     = 1
+	tcpTimeWait  = 7 // enum tcp_conntrack
+	tcpClose     = 8
 
 	// maxFiltered is for how many addresses the kernel is asked one by one: it walks the whole table
 	// each time, and above that reading all of it is cheaper.
@@ -37,61 +45,53 @@ const (
 )
 
 // ListOf gives the flows that one of the addresses began or answers, and all flows where none is
-// given. For a few addresses the kernel itself leaves out the others, from Linux 5.8.
+// given. For a few IPv4 addresses the kernel itself leaves out the others, from Linux 5.8; its
+// comparison of IPv6 addresses is the wrong way round (ctnetlink_filter_match_tuple, as of 6.18), so
+// those are picked out here.
 func (k *Kernel) ListOf(ctx context.Context, addrs []netip.Addr) ([]Tracked, error) {
 	wanted := map[netip.Addr]bool{}
+	var filters [][]byte
+	v6 := len(addrs) == 0
 	for _, a := range addrs {
-		wanted[a.Unmap()] = true
+		a = a.Unmap()
+		if v6 = v6 || a.Is6(); a.Is4() && !wanted[a] {
+			filters = append(filters, sentBy(a, ctaTupleOrig), sentBy(a, ctaTupleReply))
+		}
+		wanted[a] = true
+	}
+	if len(addrs) == 0 || len(filters) > 2*maxFiltered {
+		filters = [][]byte{nil}
 	}
 	var out []Tracked
-	if len(wanted) == 0 || len(wanted) > maxFiltered {
-		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-			found, err := k.tracked(ctx, family, nil)
-			if err != nil {
-				return nil, err
-			}
-			for _, f := range found {
-				if len(wanted) == 0 || wanted[f.Original.Src.Addr()] || wanted[f.Reply.Src.Addr()] {
-					out = append(out, f)
-				}
+	seen := map[Flow]bool{}
+	add := func(family byte, filter []byte) error {
+		found, err := k.tracked(ctx, family, filter)
+		for _, f := range found {
+			if !seen[f.Flow] && (len(wanted) == 0 || wanted[f.Original.Src.Addr()] || wanted[f.Reply.Src.Addr()]) {
+				seen[f.Flow] = true
+				out = append(out, f)
 			}
 		}
-		return out, nil
+		return err
 	}
-	for a := range wanted {
-		for _, direction := range []uint16{ctaTupleOrig, ctaTupleReply} {
-			found, err := k.tracked(ctx, familyOf(a), sentBy(a, direction))
-			if err != nil {
-				return nil, err
-			}
-			for _, f := range found {
-				// Each flow once, and none that an old kernel did not leave out.
-				from, to := f.Original.Src.Addr(), f.Reply.Src.Addr()
-				if direction == ctaTupleOrig && from == a || direction == ctaTupleReply && to == a && !wanted[from] {
-					out = append(out, f)
-				}
-			}
+	for _, filter := range filters {
+		if err := add(unix.AF_INET, filter); err != nil {
+			return nil, err
+		}
+	}
+	if v6 {
+		if err := add(unix.AF_INET6, nil); err != nil {
+			return nil, err
 		}
 	}
 	return out, nil
 }
 
-func familyOf(a netip.Addr) byte {
-	if a.Is4() {
-		return unix.AF_INET
-	}
-	return unix.AF_INET6
-}
-
-// sentBy asks for flows of which the packets in one direction come from an address.
+// sentBy asks for flows of which the packets in one direction come from an IPv4 address.
 func sentBy(a netip.Addr, direction uint16) []byte {
-	typ := uint16(ctaIPv4Src)
-	if a.Is6() {
-		typ = ctaIPv6Src
-	}
 	flags := map[uint16]uint32{ctaTupleOrig: 0, ctaTupleReply: 0, direction: filterIPSrc}
 	return wire.Put(nil,
-		wire.Nest(direction, wire.Nest(ctaTupleIP, wire.Bytes(typ, a.AsSlice()))),
+		wire.Nest(direction, wire.Nest(ctaTupleIP, wire.Bytes(ctaIPv4Src, a.AsSlice()))),
 		wire.Nest(ctaFilter, wire.Host32(ctaFilterOrigFlags, flags[ctaTupleOrig]), wire.Host32(ctaFilterReplyFlags, flags[ctaTupleReply])))
 }
 
@@ -118,7 +118,12 @@ func (k *Kernel) tracked(ctx context.Context, family byte, filter []byte) ([]Tra
 }
 
 func decodeTracked(family byte, attrs []wire.Attr) Tracked {
+	over := false
+	if v := wire.Find(wire.Parse(wire.Find(wire.Parse(wire.Find(attrs, ctaProtoInfo)), protoInfoTCP)), tcpState); len(v) == 1 {
+		over = v[0] == tcpTimeWait || v[0] == tcpClose
+	}
 	t := Tracked{
+		Over: over,
 		Flow: Flow{Original: decodeTuple(wire.Find(attrs, ctaTupleOrig)), Reply: decodeTuple(wire.Find(attrs, ctaTupleReply))},
 		Mark: wire.BigUint32(wire.Find(attrs, ctaMark)), family: family,
 	}

@@ -109,10 +109,11 @@ func (c *cutter) look(ctx context.Context, s desired.Suspects) error {
 	}
 	var open, cut []conntrack.Tracked
 	for _, f := range all {
-		if f.Mark&desired.RevokedMark == 0 {
-			open = append(open, f)
-		} else {
+		switch {
+		case f.Mark&desired.RevokedMark != 0:
 			cut = append(cut, f)
+		case !f.Over:
+			open = append(open, f)
 		}
 	}
 	var revoked, restored []int
