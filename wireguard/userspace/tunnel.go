@@ -40,7 +40,11 @@ func start(config Config, r request.Request) (*tunnel, error) {
 	if err := t.openLink(config); err != nil {
 		return nil, err
 	}
-	t.device = device.NewDevice(checkedTUN{t.tun}, conn.NewDefaultBind(), logger(t.log, time.Now))
+	reader, err := batched(checkedTUN{t.tun}, t.link)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("watch TUN link %s: %w", r.Name, err), t.tun.Close())
+	}
+	t.device = device.NewDevice(reader, conn.NewDefaultBind(), logger(t.log, time.Now))
 	t.restore()
 	t.check()
 	t.greet()
