@@ -3,6 +3,7 @@
 package service_test
 
 import (
+	"maps"
 	"os/exec"
 	"slices"
 	"strings"
@@ -92,4 +93,21 @@ func difference(a, b string) string {
 		}
 	}
 	return strings.Join(out, "\n")
+}
+
+// TestSequencesOfStatesInTheKernel goes through the states on the real kernel, which takes every step.
+func TestSequencesOfStatesInTheKernel(t *testing.T) {
+	all := states()
+	order := slices.Sorted(maps.Keys(all))
+	ns := nstest.New(t)
+	var k *nft.Kernel
+	var err error
+	ns.Do(t, func() { k, err = nft.NewTable(state.ServiceTableName) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = k.Close() }()
+	back := slices.Clone(order)
+	slices.Reverse(back)
+	walkThrough(t, k, all, append(order, back...), false)
 }
