@@ -1,0 +1,328 @@
+//go:build netns
+
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weftnet/agent/kernel/conntrack"
+	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/snapshot"
+	"github.com/weftnet/weftnet/agent/state"
+	"github.com/weftnet/weftnet/test/nstest"
+)
+
+// machine is the loop on the kernel of a network namespace.
+type machine struct {
+	*rig
+	ns    *nstest.Namespace
+	table *nft.Kernel
+	flows *conntrack.Kernel
+}
+
+func newMachine(t *testing.T) *machine {
+	m := &machine{rig: newRig(t), ns: nstest.New(t)}
+	m.open()
+	t.Cleanup(func() { _ = m.flows.Close() })
+	return m
+}
+
+func (m *machine) open() {
+	m.t.Helper()
+	var err1, err2 error
+	m.ns.Do(m.t, func() {
+		m.table, err1 = nft.NewTable(state.ServiceTableName)
+		m.flows, err2 = conntrack.New()
+	})
+	if err := errors.Join(err1, err2); err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { _ = m.table.Close() })
+}
+
+// startOn runs a new loop as a new process would: with sockets of its own. wrap may stand between it and the kernel.
+func (m *machine) startOn(wrap func(nft.Table) nft.Table) {
+	m.t.Helper()
+	if m.stop != nil {
+		m.stop()
+	}
+	_ = m.table.Close()
+	_ = m.flows.Close()
+	m.open()
+	for _, name := range m.cluster.Names() {
+		m.cluster.change(name, func() {})
+	}
+	table := nft.Table(m.table)
+	if wrap != nil {
+		table = wrap(table)
+	}
+	m.loop = New(Config{
+		Source: m.cluster, Table: table, Flows: m.flows, Watch: m.table.Subscribe, Sizes: m.table.Sizes, Recorder: m.counts,
+		Log: slog.New(slog.DiscardHandler), Facts: func() (snapshot.ServiceNode, bool) { return m.node, true },
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.loop.Run(ctx) }()
+	m.stop = func() {
+		cancel()
+		<-done
+		m.stop = nil
+	}
+}
+
+func (m *machine) nft(args ...string) string {
+	m.t.Helper()
+	var out []byte
+	var err error
+	m.ns.Do(m.t, func() { out, err = exec.Command("nft", args...).CombinedOutput() })
+	if err != nil {
+		m.t.Fatalf("nft %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// inForce waits until the kernel has what the cluster means, and nothing else.
+func (m *machine) inForce(what string) {
+	m.t.Helper()
+	var last string
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		have, err := m.table.Observe(m.t.Context())
+		if err == nil && m.loop.Ready() == nil {
+			c := nft.Diff(have, m.cluster.want(m.node))
+			if c.Empty() {
+				return
+			}
+			last = c.String()
+		} else {
+			last = fmt.Sprint(err, m.loop.Ready())
+		}
+		if time.Now().After(deadline) {
+			m.t.Fatalf("%s: there is still\n%s", what, last)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// dying ends the agent, as kill -9 does, in the middle of programming: after some transactions
+// nothing gets through any more.
+type dying struct {
+	nft.Table
+	left int
+	dead chan struct{}
+}
+
+func (d *dying) Apply(ctx context.Context, c nft.Change) error {
+	if d.left--; d.left < 0 {
+		if d.left == -1 {
+			close(d.dead)
+		}
+		return unix.EPERM
+	}
+	return d.Table.Apply(ctx, c)
+}
+
+// TestKilledWhileProgramming starts again after each of several deaths, with other Services each time.
+func TestKilledWhileProgramming(t *testing.T) {
+	m := newMachine(t)
+	for i := range 1500 {
+		m.cluster.put(i, state.ProtoTCP, "10.0.0.1", "10.0.0.2", "fd00::1")
+	}
+	m.cluster.sync()
+	for _, transactions := range []int{0, 1, 3} {
+		d := &dying{left: transactions, dead: make(chan struct{})}
+		m.startOn(func(t nft.Table) nft.Table { d.Table = t; return d })
+		select {
+		case <-d.dead:
+		case <-time.After(30 * time.Second):
+			t.Fatal("the programming ended by itself")
+		}
+		m.stop()
+		m.cluster.drop(transactions)
+		m.cluster.put(1000+transactions, state.ProtoTCP, "10.0.0.7")
+	}
+	m.startOn(nil)
+	m.inForce("after the last start")
+	handle := tableHandle(m)
+	before := m.counts.get(func(c *counts) int { return c.listed })
+	m.startOn(nil)
+	m.inForce("after a start with nothing to do")
+	if tableHandle(m) != handle {
+		t.Error("the table was made anew")
+	}
+	if n := m.counts.get(func(c *counts) int { return c.listed }) - before; n != 1 {
+		t.Errorf("the table was listed %d times, want once", n)
+	}
+}
+
+func tableHandle(m *machine) string {
+	for line := range strings.Lines(m.nft("-a", "list", "tables")) {
+		if strings.Contains(line, state.ServiceTableName) {
+			return strings.TrimSpace(line)
+		}
+	}
+	return ""
+}
+
+// TestForeignProgram damages the table in several ways under a loop that runs.
+func TestForeignProgram(t *testing.T) {
+	m := newMachine(t)
+	for i := range 50 {
+		m.cluster.put(i, state.ProtoTCP, "10.0.0.1", "fd00::1")
+	}
+	m.cluster.sync()
+	m.startOn(nil)
+	m.inForce("at the start")
+	for _, script := range []string{
+		"delete table inet weftnet-service", "flush table inet weftnet-service", "flush map inet weftnet-service endpoints4",
+		"add element inet weftnet-service cluster-ips4 { 10.9.9.9 }", "flush ruleset", "add chain inet weftnet-service stranger",
+		"add table inet weftnet-service { flags dormant; }",
+	} {
+		m.nft(strings.Fields(script)...)
+		m.inForce(script)
+	}
+	m.nft("add", "table", "inet", "other") // nobody's business
+	m.cluster.put(3, state.ProtoTCP, "10.0.0.5")
+	m.inForce("an ordinary change")
+}
+
+// TestBurst makes 1,000 Services and deletes them at once.
+func TestBurst(t *testing.T) {
+	m := newMachine(t)
+	m.cluster.put(0, state.ProtoTCP, "10.0.0.1")
+	m.cluster.sync()
+	m.startOn(nil)
+	m.inForce("at the start")
+	for i := range 1000 {
+		m.cluster.put(i+1, state.ProtoTCP, "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2")
+	}
+	for i := range 1000 {
+		m.cluster.drop(i + 1)
+	}
+	m.inForce("after the burst")
+	if n := len(m.loop.ledger.Known()); n != 1 {
+		t.Errorf("%d Services are remembered, want 1", n)
+	}
+}
+
+// TestUDPClientFollows has a client that sends from one socket for ever, as statsd's do, while its
+// Service gets endpoints, changes them, loses them, and the agent is restarted.
+func TestUDPClientFollows(t *testing.T) {
+	for _, row := range []struct{ name, vip, one, two string }{
+		{"IPv4", "10.96.0.1", "10.0.0.1", "10.0.0.2"},
+		{"IPv6", "fd00::1", "fd01::1", "fd01::2"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			m := newMachine(t)
+			m.node.ServiceCIDRs = nil
+			c := m.udpWorld(row.vip, row.one, row.two)
+			m.cluster.put(1, state.ProtoUDP)
+			m.cluster.sync()
+			m.startOn(nil)
+			m.inForce("no endpoint")
+			c.expect("no endpoint", "")
+			m.cluster.put(1, state.ProtoUDP, row.one)
+			c.expect("0 to 1", row.one)
+			m.startOn(nil)
+			m.inForce("after a restart")
+			c.expect("restart", row.one)
+			m.cluster.put(1, state.ProtoUDP, row.two)
+			c.expect("endpoint replaced", row.two)
+			m.cluster.put(1, state.ProtoUDP)
+			c.expect("1 to 0", "")
+			m.cluster.put(1, state.ProtoUDP, row.one)
+			c.expect("and back", row.one)
+			m.stop()
+			m.cluster.put(1, state.ProtoUDP, row.two)
+			m.startOn(nil)
+			c.expect("replaced while the agent was away", row.two)
+		})
+	}
+}
+
+type udpClient struct {
+	t    *testing.T
+	conn net.Conn
+}
+
+// udpWorld has two servers that answer with their own address, and a client of the Service.
+func (m *machine) udpWorld(vip string, servers ...string) udpClient {
+	m.t.Helper()
+	c := udpClient{t: m.t}
+	var err error
+	m.ns.Do(m.t, func() {
+		bits := "/32"
+		if netip.MustParseAddr(vip).Is6() {
+			bits = "/128"
+		}
+		run := func(args ...string) {
+			out, fault := exec.Command("ip", args...).CombinedOutput()
+			if fault != nil {
+				err = errors.Join(err, fmt.Errorf("ip %v: %w: %s", args, fault, out))
+			}
+		}
+		for _, s := range servers {
+			run("addr", "add", s+bits, "dev", "lo", "nodad")
+		}
+		run("route", "add", vip+bits, "dev", "lo")
+		for _, s := range servers {
+			p, fault := net.ListenPacket("udp", net.JoinHostPort(s, "8080"))
+			if err = errors.Join(err, fault); err != nil {
+				return
+			}
+			m.t.Cleanup(func() { _ = p.Close() })
+			go func() {
+				b := make([]byte, 100)
+				for {
+					_, from, fault := p.ReadFrom(b)
+					if fault != nil {
+						return
+					}
+					_, _ = p.WriteTo([]byte(s), from)
+				}
+			}()
+		}
+		var fault error
+		c.conn, fault = net.Dial("udp", net.JoinHostPort(vip, "80"))
+		err = errors.Join(err, fault)
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { _ = c.conn.Close() })
+	return c
+}
+
+// expect sends until the wanted server answers; "" is nobody.
+func (c udpClient) expect(what, want string) {
+	c.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	got := ""
+	for time.Now().Before(deadline) {
+		b := make([]byte, 100)
+		_ = c.conn.SetDeadline(time.Now().Add(200 * time.Millisecond))
+		_, err := c.conn.Write([]byte("?"))
+		n := 0
+		if err == nil {
+			n, err = c.conn.Read(b)
+		}
+		if got = string(b[:n]); err != nil {
+			got = ""
+		}
+		if got == want {
+			return
+		}
+	}
+	c.t.Fatalf("%s: %q answers, want %q", what, got, want)
+}
