@@ -133,6 +133,75 @@ func TestLedgerOnTheKernel(t *testing.T) {
 	same("after a surprise")
 }
 
+// TestLedgerFindsWhatTheKernelRefuses has one owner among many with an element that leads nowhere.
+func TestLedgerFindsWhatTheKernelRefuses(t *testing.T) {
+	l, k := ledgerIn(t, nstest.New(t))
+	frame, wishes := ledgerFrame(2), map[string]Wanted{}
+	if _, err := l.Frame(t.Context(), frame); err != nil {
+		t.Fatal(err)
+	}
+	var all []Wanted
+	for i := range 300 {
+		w := wish(fmt.Sprintf("svc-%03d", i), map[string][]state.Element{"marks": {marked(i, 1)}})
+		if i == 123 {
+			w.Sets["dispatch"] = []state.Element{{Key: state.MarkValue(99), Verdict: state.Goto("nowhere")}}
+		} else {
+			wishes[w.Owner] = w
+		}
+		all = append(all, w)
+	}
+	out, err := l.Put(t.Context(), all)
+	if err != nil || len(out.Refused) != 1 || out.Refused[0].Owner != "svc-123" || !strings.Contains(out.Refused[0].Err.Error(), "goto nowhere") {
+		t.Fatalf("%s, %v, %v", out, out.Refused, err)
+	}
+	look := func() {
+		t.Helper()
+		have, err := k.Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := Diff(have, expected(frame, wishes)); !c.Empty() {
+			t.Errorf("there is still\n%s", c)
+		}
+	}
+	look()
+	if out, err = l.Put(t.Context(), all[123:124]); err != nil || len(out.Refused) != 1 || out.Observed {
+		t.Errorf("tried again: %s, observed %v, %v", out, out.Observed, err)
+	}
+	delete(all[123].Sets, "dispatch")
+	wishes["svc-123"] = all[123]
+	if out, err = l.Put(t.Context(), all[123:124]); err != nil || len(out.Refused) != 0 {
+		t.Errorf("put right: %s, %v, %v", out, out.Refused, err)
+	}
+	look()
+}
+
+// TestSizes counts what the kernel has.
+func TestSizes(t *testing.T) {
+	l, k := ledgerIn(t, nstest.New(t))
+	if sizes, counted, err := k.Sizes(t.Context()); len(sizes) != 0 || !counted || err != nil {
+		t.Errorf("without a table: %v, %v, %v", sizes, counted, err)
+	}
+	if _, err := l.Frame(t.Context(), proxyFrame()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Put(t.Context(), proxyServices(100)); err != nil {
+		t.Fatal(err)
+	}
+	sizes, counted, err := k.Sizes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !counted {
+		t.Skip("this kernel does not count (Linux 6.16 does)")
+	}
+	for set, want := range l.Elements() {
+		if sizes[set] != want {
+			t.Errorf("%s has %d elements, want %d", set, sizes[set], want)
+		}
+	}
+}
+
 // BenchmarkLedgerLoad is the cold start, from nothing to the last Service.
 func BenchmarkLedgerLoad(b *testing.B) {
 	for _, n := range []int{1000, 10000, 40000} {
