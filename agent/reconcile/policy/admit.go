@@ -43,7 +43,12 @@ func (l *Loop) Admit(ctx context.Context, a state.Attachment) error {
 		known = l.cfg.Source.Await(short, isKnown)
 		cancel()
 	}
-	if err := l.Sync(ctx); err != nil {
+	err := l.Sync(ctx)
+	var shut *shutError
+	if r, _ := l.Report(); errors.As(err, &shut) && !r.shut[a.HostLink] {
+		err = nil // others' rules
+	}
+	if err != nil {
 		return fmt.Errorf("put policies in force: %w", err)
 	}
 	l.cfg.Recorder.Admitted(time.Since(started), known)

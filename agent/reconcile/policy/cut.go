@@ -16,8 +16,10 @@ import (
 )
 
 const (
-	// gatherCuts is how long suspects are gathered, since each look at the flows costs by their number.
+	// gatherCuts is how long suspects are gathered at least, and restCuts how many times as long as the
+	// last look took: a look costs by the number of flows, and on a busy node shall not fill a core.
 	gatherCuts = 5 * time.Millisecond
+	restCuts   = 4
 	// retryCuts is the pause after a look that failed.
 	retryCuts = time.Second
 )
@@ -75,15 +77,17 @@ func (c *cutter) fault() error {
 }
 
 func (c *cutter) run(ctx context.Context) {
+	var took time.Duration
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.woken:
 		}
-		sleep(ctx, gatherCuts)
-		s := c.take()
+		sleep(ctx, max(gatherCuts, min(restCuts*took, retryCuts)))
+		s, started := c.take(), time.Now()
 		err := c.look(ctx, s)
+		took = time.Since(started)
 		c.mu.Lock()
 		if c.err = err; err != nil {
 			c.add(s)

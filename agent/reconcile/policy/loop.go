@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"time"
@@ -118,8 +119,8 @@ func (l *Loop) turn(ctx context.Context) error {
 	if waiting != "" {
 		told = errors.New(waiting)
 	}
-	l.asked.served(upTo, told)
-	l.tell(Report{Waiting: waiting, Err: err, Shut: l.refused.names(l.attached), At: time.Now()})
+	defer l.asked.served(upTo, told) // who is served finds the report of this pass
+	l.tell(Report{Waiting: waiting, Err: err, Shut: l.refused.names(l.attached), At: time.Now(), shut: maps.Clone(l.refused.links)})
 	return err
 }
 
@@ -213,25 +214,27 @@ func (l *Loop) feedAttachments() {
 	present := map[string]bool{}
 	for _, a := range l.cfg.Attachments() {
 		present[a.HostLink] = true
-		if old, known := l.attached[a.HostLink]; known && old.Equal(a) {
+		if old, known := l.attached[a.HostLink]; known && old.Equal(a) && !l.nameless[a.HostLink] {
 			continue
 		}
 		name := snapshot.NamespacedName{Namespace: a.Pod.Namespace, Name: a.Pod.Name}
 		if a.Pod.Name == "" { // rebuilt from the kernel, which knows addresses only
-			found, ok := l.podAt(a.Addresses)
-			if !ok {
-				delete(l.attached, a.HostLink) // look again next time
-			}
-			name = found
+			name, _ = l.podAt(a.Addresses)
 		}
 		l.engine.Attach(desired.Endpoint{Link: a.HostLink, Pod: name, UID: a.Pod.UID, IPs: a.Addresses})
-		if name.Name != "" {
-			l.attached[a.HostLink] = a
+		// Of one that the runtime has named and whose Pod nobody knows, no policy can be asked.
+		nameless := name.Name == "" && a.ContainerID == ""
+		l.engine.Shut(a.HostLink, nameless)
+		if l.attached[a.HostLink] = a; nameless {
+			l.nameless[a.HostLink] = true
+		} else {
+			delete(l.nameless, a.HostLink)
 		}
 	}
 	for link := range l.attached {
 		if !present[link] {
 			delete(l.attached, link)
+			delete(l.nameless, link)
 			l.refused.forget(link)
 			l.engine.Detach(link)
 		}
@@ -306,8 +309,17 @@ func (l *Loop) repair(ctx context.Context, s desired.Suspects) error {
 	}
 	l.cut.judge(desired.Suspects{All: true})
 	l.begun, l.broken = true, false
-	return fmt.Errorf("the kernel refuses rules of policies, whose Pods are closed instead: %w", err)
+	return &shutError{err}
 }
+
+// shutError says that the kernel refuses some Pods' rules, that those are closed, and that all else is in force.
+type shutError struct{ err error }
+
+func (e *shutError) Error() string {
+	return "the kernel refuses rules of policies, whose Pods are closed instead: " + e.err.Error()
+}
+
+func (e *shutError) Unwrap() error { return e.err }
 
 func (l *Loop) ensure(ctx context.Context) (nft.Change, error) {
 	l.mu.Lock()

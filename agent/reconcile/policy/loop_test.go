@@ -177,3 +177,18 @@ func TestRefusal(t *testing.T) {
 	w.until("the Pod's rules", func() bool { return strings.HasPrefix(w.leads(attachment(bad)), "in4-np-") })
 	w.until("readiness", func() bool { r, _ := w.loop.Report(); return len(r.Shut) == 0 && w.loop.Ready() == nil })
 }
+
+// TestRebuiltFromTheKernel: an attachment of which only the addresses are known is closed until the Pod
+// is found that has them.
+func TestRebuiltFromTheKernel(t *testing.T) {
+	w := newWorld(t)
+	w.cluster.setPolicy(denyAll("deny"))
+	p := webPod("a", "10.0.0.1")
+	bare := attachment(p)
+	bare.ContainerID, bare.Pod = "", state.PodRef{}
+	w.plugin.add(bare)
+	w.start()
+	w.until("the Pod to be closed", func() bool { return strings.HasPrefix(w.leads(bare), "deny-") })
+	w.cluster.setPods(p)
+	w.until("its own rules", func() bool { signal(w.plugin.changed); return strings.HasPrefix(w.leads(bare), "in4-np-") })
+}

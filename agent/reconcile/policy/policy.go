@@ -98,6 +98,7 @@ type Report struct {
 	Err error
 	// Shut are the Pods that are closed because the kernel refused their rules.
 	Shut []string
+	shut map[string]bool
 	// Cutting says why flows that are no longer allowed could not be cut.
 	Cutting error
 	At      time.Time
@@ -123,6 +124,8 @@ type Loop struct {
 	nodes    map[string]snapshot.KubeNode
 	meshIPs  map[string][]netip.Addr
 	attached map[string]state.Attachment
+	// nameless are attachments that were rebuilt from the kernel and whose Pod is not found.
+	nameless map[string]bool
 	refused  refused
 	fault    string
 
@@ -134,7 +137,7 @@ type Loop struct {
 func New(cfg Config) *Loop {
 	l := &Loop{
 		cfg: cfg, woken: make(chan struct{}, 1), reported: make(chan struct{}, 1), engine: desired.New(desired.Options{}),
-		nodes: map[string]snapshot.KubeNode{}, attached: map[string]state.Attachment{},
+		nodes: map[string]snapshot.KubeNode{}, attached: map[string]state.Attachment{}, nameless: map[string]bool{},
 	}
 	l.cut = newCutter(l)
 	return l

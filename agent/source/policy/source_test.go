@@ -139,6 +139,17 @@ func TestPodsThatPoliciesDoNotSee(t *testing.T) {
 	}
 }
 
+// TestMirrorPods: the runtime knows a static Pod by the hash of its file.
+func TestMirrorPods(t *testing.T) {
+	s := newSource(t)
+	mirror := pod("static", "node1")
+	mirror.UID, mirror.Annotations = "of-the-api", map[string]string{corev1.MirrorPodAnnotationKey: "of-the-file"}
+	check(t, s.pods.Add(mirror))
+	if p, _ := s.Pod(key("static")); p.UID != "of-the-file" {
+		t.Errorf("its UID is %q", p.UID)
+	}
+}
+
 func TestPodsOfADeploymentShareTheirTexts(t *testing.T) {
 	s := newSource(t)
 	check(t, s.pods.Add(pod("a", "node2", "10.0.0.1")), s.pods.Add(pod("b", "node2", "10.0.0.2")))

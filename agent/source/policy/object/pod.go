@@ -17,6 +17,10 @@ func Pod(p *corev1.Pod, pool *Pool) snapshot.Pod {
 		Node: pool.Text(p.Spec.NodeName), HostNetwork: p.Spec.HostNetwork,
 		Ended: p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
 	}
+	// A static Pod is known to the runtime by another UID than its mirror has in the API.
+	if static := p.Annotations[corev1.MirrorPodAnnotationKey]; static != "" {
+		out.UID = static
+	}
 	for _, ip := range p.Status.PodIPs {
 		if a, err := netip.ParseAddr(ip.IP); err == nil {
 			out.IPs = append(out.IPs, a.Unmap())
