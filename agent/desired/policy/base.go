@@ -20,6 +20,7 @@ const (
 	chainInput   = "input"
 	chainFromPod = "from-pod"
 	chainRevoked = "revoked"
+	chainPassed  = "passed"
 
 	// CounterRevoked counts the packets of flows that were cut.
 	CounterRevoked = "revoked"
@@ -98,6 +99,7 @@ func baseChains() []state.Chain {
 			ruleOf("", nil, state.Cmp{Field: state.FieldIIFName, Value: state.IfNameValue(podLinks)}, state.Goto(chainFromPod)),
 		}},
 		{Name: chainFromPod, Rules: fromPod},
+		{Name: chainPassed, Rules: []state.ChainRule{ruleOf("", nil, state.SetMark{Mask: passedMark})}},
 		{Name: chainRevoked, Rules: []state.ChainRule{
 			ruleOf("", nil, state.Count{Name: CounterRevoked}),
 			ruleOf("", nil, state.Reject{With: state.RejectReset}),

@@ -222,7 +222,13 @@ func (b *builder) linesOf(p *policy) []line {
 func (b *builder) isolation(force []*policy) []state.ChainRule {
 	logged := slices.ContainsFunc(force, func(p *policy) bool { return p.log })
 	site := Site{Tier: TierNetworkPolicy, Policies: names(force), Rule: -1, Log: logged}
-	return append(b.allowed(force, b.accept()), ruleOf("", nil, state.Goto(b.deny(site))))
+	var rules []state.ChainRule
+	if len(force) > segmentSize {
+		rules = b.segmented(force)
+	} else {
+		rules = b.allowed(force, b.accept())
+	}
+	return append(rules, ruleOf("", nil, state.Goto(b.deny(site))))
 }
 
 // trial jumps to the NetworkPolicies in audit mode.

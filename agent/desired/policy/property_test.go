@@ -95,11 +95,14 @@ func counters(e *policy.Engine, reasons []policy.Reason, audit bool) []string {
 // TestRulesMeanWhatTheEvaluatorSays sends random packets through the compiled rules of random worlds:
 // what the evaluator denies is dropped, by the place that it names, and what audit mode reports is counted.
 func TestRulesMeanWhatTheEvaluatorSays(t *testing.T) {
-	denied, passed := 0, 0
+	denied, passed, segmented := 0, 0, 0
 	for seed := range uint64(rounds(200)) {
 		w := newWorld(seed)
 		e := w.engine()
 		table := e.Table()
+		if strings.Contains(table.String(), "jump out4-part-") {
+			segmented++
+		}
 		m := w.machine(table)
 		for range 250 {
 			pkt := w.packet()
@@ -107,6 +110,9 @@ func TestRulesMeanWhatTheEvaluatorSays(t *testing.T) {
 			before := counts(m, table)
 			res := w.send(m, pkt)
 			got := res.Fate != nfsim.Dropped && res.Fate != nfsim.Refused
+			if got && res.Packet.Mark != 0 {
+				t.Fatalf("seed %d: %+v keeps the mark %#x", seed, pkt, res.Packet.Mark)
+			}
 			if got != (len(reasons) == 0) {
 				t.Fatalf("seed %d: %+v is %s, but the evaluator says %v\n%s", seed, pkt, res, reasons, table)
 			}
@@ -122,7 +128,7 @@ func TestRulesMeanWhatTheEvaluatorSays(t *testing.T) {
 		}
 	}
 	t.Logf("%d packets denied, %d passed", denied, passed)
-	if denied < passed/20 || passed < denied/20 {
+	if denied < passed/20 || passed < denied/20 || segmented == 0 {
 		t.Error("the worlds are too dull")
 	}
 }
@@ -165,7 +171,7 @@ func changeOf(p policy.Patch) nft.Change {
 // TestIncrementalIsFromScratch changes worlds step by step. After each patch the table is the one
 // that an engine makes which never knew another world.
 func TestIncrementalIsFromScratch(t *testing.T) {
-	for seed := range uint64(rounds(60)) {
+	for seed := range uint64(rounds(40)) {
 		w := newWorld(seed)
 		e := w.engine()
 		fake := nft.NewFake()

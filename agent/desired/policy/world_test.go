@@ -22,6 +22,8 @@ type world struct {
 	cluster    map[string]snapshot.ClusterNetworkPolicy
 	endpoints  map[string]policy.Endpoint
 	options    policy.Options
+	// policyNames is how many NetworkPolicies a namespace can have.
+	policyNames int
 }
 
 func newWorld(seed uint64) *world {
@@ -34,6 +36,13 @@ func newWorld(seed uint64) *world {
 		policies:   map[snapshot.NamespacedName]snapshot.NetworkPolicy{},
 		cluster:    map[string]snapshot.ClusterNetworkPolicy{},
 		endpoints:  map[string]policy.Endpoint{},
+	}
+	w.policyNames = 3
+	if w.oneIn(8) {
+		w.policyNames = 40
+		for range 120 {
+			w.changePolicy(policy.New(policy.Options{}))
+		}
 	}
 	for range 40 {
 		w.step(nil)
@@ -248,7 +257,10 @@ var blocks = []string{
 }
 
 func (w *world) changePolicy(e *policy.Engine) {
-	key := snapshot.NamespacedName{Namespace: pick(w, namespaceNames...), Name: pick(w, "np1", "np2", "np3")}
+	key := snapshot.NamespacedName{Namespace: pick(w, namespaceNames...), Name: fmt.Sprintf("np%d", 1+w.r.IntN(w.policyNames))}
+	if w.policyNames > 3 {
+		key.Namespace = namespaceNames[0] // so that its Pods have very many
+	}
 	if w.oneIn(4) {
 		delete(w.policies, key)
 		e.DeleteNetworkPolicy(key)
@@ -257,6 +269,9 @@ func (w *world) changePolicy(e *policy.Engine) {
 	np := snapshot.NetworkPolicy{
 		Namespace: key.Namespace, Name: key.Name, Audit: w.oneIn(6), Log: w.oneIn(4), PodSelector: w.selector(),
 		Types: pick(w, nil, []string{"Ingress"}, []string{"Egress"}, []string{"Ingress", "Egress"}),
+	}
+	if w.policyNames > 3 && w.oneIn(2) {
+		np.PodSelector = snapshot.Selector{}
 	}
 	if w.oneIn(50) {
 		np.Types = []string{"Sideways"}
