@@ -19,15 +19,19 @@ import (
 
 func newSource(t *testing.T) *Source {
 	t.Helper()
-	clock := time.Unix(1700000000, 0)
-	s, err := New(Config{
-		Node: "node1", REST: &rest.Config{Host: "http://127.0.0.1:1"}, Log: slog.New(slog.DiscardHandler),
-		Now: func() time.Time { clock = clock.Add(time.Second); return clock },
-	})
+	s, err := New(newSourceConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func newSourceConfig() Config {
+	clock := time.Unix(1700000000, 0)
+	return Config{
+		Node: "node1", REST: &rest.Config{Host: "http://127.0.0.1:1"}, Log: slog.New(slog.DiscardHandler),
+		Now: func() time.Time { clock = clock.Add(time.Second); return clock },
+	}
 }
 
 func pod(name, node string, ips ...string) *corev1.Pod {
