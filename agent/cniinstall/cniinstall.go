@@ -84,10 +84,11 @@ func (i *Installer) Run(ctx context.Context) error {
 		return fmt.Errorf("make the folders of the CNI plugin: %w", err)
 	}
 	events, stop, err := watch(ctx, i.cfg.BinDir, i.cfg.ConfDir)
-	if err != nil {
-		return err
+	if err != nil { // the node has no inotify instance left, as is common: no reason to leave it without a network
+		i.cfg.Logger.Warn("nobody tells of changes in the folders of the CNI plugin; looking now and then", "every", lookEvery, "error", err)
+	} else {
+		defer stop()
 	}
-	defer stop()
 	installed := false
 	for {
 		pause := lookEvery

@@ -11,17 +11,21 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weftnet/cni/wire"
 )
 
+// drainEvery is how often the queue is looked at where nobody tells of a new file.
+const drainEvery = 5 * time.Second
+
 // queue works off the DELs that the plugin has left on disk while the agent did not answer.
 type queue struct {
 	s     *Server
 	dir   string
-	watch *os.File
+	watch *os.File // nil where the node has no inotify instance left
 }
 
 func (s *Server) queueDir() string { return filepath.Join(filepath.Dir(s.cfg.Socket), wire.QueueDir) }
@@ -33,7 +37,8 @@ func (s *Server) openQueue() (*queue, error) {
 	}
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("watch the queue folder: %w", err)
+		s.cfg.Logger.Warn("nobody tells of queued DELs; looking now and then", "every", drainEvery, "error", err)
+		return q, nil
 	}
 	q.watch = os.NewFile(uintptr(fd), "inotify")
 	if _, err := unix.InotifyAddWatch(fd, q.dir, unix.IN_MOVED_TO|unix.IN_ONLYDIR); err != nil {
@@ -42,10 +47,18 @@ func (s *Server) openQueue() (*queue, error) {
 	return q, nil
 }
 
-func (q *queue) close() { _ = q.watch.Close() }
+func (q *queue) close() {
+	if q.watch != nil {
+		_ = q.watch.Close()
+	}
+}
 
 // run works the queue off whenever something comes, until ctx ends.
 func (q *queue) run(ctx context.Context) {
+	if q.watch == nil {
+		q.poll(ctx, drainEvery)
+		return
+	}
 	stop := context.AfterFunc(ctx, q.close)
 	defer stop()
 	buf := make([]byte, 16<<10)
@@ -57,6 +70,20 @@ func (q *queue) run(ctx context.Context) {
 			return
 		}
 		q.drain(ctx)
+	}
+}
+
+// poll does so without being told.
+func (q *queue) poll(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			q.drain(ctx)
+		}
 	}
 }
 

@@ -69,19 +69,21 @@ func (m *Manager) Run(ctx context.Context) error {
 		return err
 	}
 	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = watcher.Close() }()
-	if err := watcher.Add(m.config.RequestDir); err != nil {
-		return err
+	if err != nil { // the node has no inotify instance left: the ticker finds every request
+		m.config.Log.Warn("watch requests", "error", err)
+		watcher = &fsnotify.Watcher{}
+	} else {
+		defer func() { _ = watcher.Close() }()
+		if err := watcher.Add(m.config.RequestDir); err != nil {
+			return err
+		}
 	}
 	defer m.stop()
-	m.loop(ctx, watcher)
+	m.loop(ctx, watcher.Events, watcher.Errors)
 	return nil
 }
 
-func (m *Manager) loop(ctx context.Context, watcher *fsnotify.Watcher) {
+func (m *Manager) loop(ctx context.Context, events <-chan fsnotify.Event, faults <-chan error) {
 	check, save := time.NewTicker(checkEvery), time.NewTicker(saveEvery)
 	defer check.Stop()
 	defer save.Stop()
@@ -90,8 +92,8 @@ func (m *Manager) loop(ctx context.Context, watcher *fsnotify.Watcher) {
 		select {
 		case <-ctx.Done():
 		case <-check.C:
-		case <-watcher.Events:
-		case err := <-watcher.Errors:
+		case <-events:
+		case err := <-faults:
 			m.config.Log.Warn("watch requests", "error", err) // the ticker goes on
 		case <-save.C:
 			m.save()
