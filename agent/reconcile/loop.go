@@ -206,6 +206,7 @@ func (l *Loop) pass(ctx context.Context, kinds Kind, now time.Time) error {
 	l.noteAddresses(f.UplinkAddrs)
 	if l.planned.outdated(kinds, f, now) {
 		l.plan = mesh.Plan(mesh.Input{Snapshot: snap, Keys: l.cfg.Keys, Facts: f, Paths: l.plan.Paths, Now: now})
+		l.plan.Problems = slices.SortedFunc(slices.Values(slices.Concat(l.plan.Problems, l.backend.problems())), mesh.Problem.Compare)
 		l.planned = plannedFrom{at: now, facts: f}
 		l.shareNetwork()
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weftnet/weftnet/agent/desired/mesh"
 	"github.com/weftnet/weftnet/agent/kernel/link"
 	"github.com/weftnet/weftnet/agent/kernel/pod"
 	"github.com/weftnet/weftnet/agent/kernel/wg"
@@ -43,6 +44,38 @@ func TestMeshComesUpInOrder(t *testing.T) {
 	defer b.mu.Unlock()
 	if len(b.probed) < 2 || b.request["weft0"] {
 		t.Errorf("probed %v, requested %v", b.probed, b.request)
+	}
+}
+
+// TestABackendThatIsNotThere : whoever asks for the kernel's WireGuard where there is none is told so, and the mesh stands.
+func TestABackendThatIsNotThere(t *testing.T) {
+	b := start(t, link.No, nil)
+	b.wg.AddDevice("weft0")
+	b.links.Put(state.Link{Name: "weft0", Kind: state.LinkTUN, MTU: 1420})
+	b.source.set(cluster(1, 1, 2))
+	b.until("readiness", b.ready)
+	told := func() []mesh.Problem {
+		r, _ := b.loop.Report()
+		return slices.DeleteFunc(slices.Clone(r.Plan.Problems), func(p mesh.Problem) bool { return p.Reason != mesh.ReasonBackend })
+	}
+	for _, wish := range []string{backendKernel, backendUserspace, backendKernel, ""} {
+		snap := cluster(1, 1, 2)
+		snap.Config.Backend = wish
+		b.source.set(snap)
+		want := 0
+		if wish == backendKernel {
+			want = 1
+		}
+		b.until("the problem of "+wish, func() bool { return len(told()) == want })
+		links, err := b.links.Observe(t.Context())
+		if err != nil || len(links) != 1 || links[0].Kind != state.LinkTUN || len(b.peers()) != 1 || b.loop.Ready() != nil {
+			t.Errorf("%q: links %v, %v, readiness %v", wish, links, err, b.loop.Ready())
+		}
+		b.mu.Lock()
+		if !b.request["weft0"] {
+			t.Errorf("%q: the device was taken back", wish)
+		}
+		b.mu.Unlock()
 	}
 }
 

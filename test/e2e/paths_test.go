@@ -184,3 +184,67 @@ func checkPodsReachNode(t *testing.T, node []netip.Prefix) {
 		}
 	}
 }
+
+// TestBackendThatIsNotThere asks for the kernel's WireGuard where there is none: the fault is told, at the MeshConfig
+// and at every node, and nothing is lost, neither then nor when the wish is taken back.
+func TestBackendThatIsNotThere(t *testing.T) {
+	if meshNode(t, "tb-node1").Status.Backend != v1alpha1.BackendUserspace {
+		t.Skip("this kernel has WireGuard")
+	}
+	steadyFlows(t, 5351, 12*time.Second, func() {
+		t.Run("asked for", func(t *testing.T) {
+			editConfig(t, func(s *v1alpha1.MeshConfigSpec) { s.Backend = v1alpha1.BackendPreference(v1alpha1.BackendKernel) })
+			awaitEvent(t, "MeshConfig", "default", "BackendUnavailable")
+			awaitBackend(t, "though the MeshConfig asks for Kernel")
+		})
+		awaitBackend(t, "has no WireGuard")
+	})
+	if err := cluster.WaitNodes(t.Context(), nodes, time.Minute); err != nil {
+		t.Error(err)
+	}
+}
+
+func awaitBackend(t *testing.T, says string) {
+	t.Helper()
+	for i := range nodes {
+		name := fmt.Sprintf("tb-node%d", i+1)
+		err := harness.Eventually(t.Context(), 30*time.Second, name+" says of its backend: "+says, func(context.Context) error {
+			n := meshNode(t, name)
+			for _, c := range n.Status.Conditions {
+				if c.Type == v1alpha1.ConditionMeshReady && c.Status == metav1.ConditionTrue && strings.Contains(c.Message, says) {
+					return nil
+				}
+			}
+			return fmt.Errorf("the conditions are %+v", n.Status.Conditions)
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestWireGuardProcessKilled kills the process that holds a node's tunnels: the next one takes up the same device,
+// with the same peers, while the agent goes on.
+func TestWireGuardProcessKilled(t *testing.T) {
+	const node = "tb-node2"
+	if meshNode(t, node).Status.Backend != v1alpha1.BackendUserspace {
+		t.Skip("this kernel has WireGuard")
+	}
+	device := strings.Fields(inNode(t, node, "ip", "-o", "link", "show", "weft0"))[0]
+	talk(t, 0, 1)
+	fault(t, "kill", "wireguard", "--node="+node)
+	begin := time.Now()
+	err := harness.Eventually(t.Context(), time.Minute, "the node is back in the mesh", func(ctx context.Context) error {
+		return errors.Join(answered(ctx, 0, 1), answered(ctx, 1, 2))
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	t.Logf("Pods reached each other again after %s", time.Since(begin).Round(100*time.Millisecond))
+	if now := strings.Fields(inNode(t, node, "ip", "-o", "link", "show", "weft0"))[0]; now != device {
+		t.Errorf("the device is another one: %s, it was %s", now, device)
+	}
+	if err := cluster.WaitNodes(t.Context(), nodes, time.Minute); err != nil {
+		t.Error(err)
+	}
+}

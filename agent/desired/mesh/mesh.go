@@ -131,6 +131,7 @@ const (
 	ReasonInvalidEndpoint = "InvalidEndpoint"
 	ReasonInvalidPort     = "InvalidListenPort"
 	ReasonInvalidMTU      = "InvalidMTU"
+	ReasonBackend         = "BackendUnavailable"
 )
 
 func (p Problem) String() string {
