@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -103,11 +104,24 @@ func (a *agent) policyNode() policyloop.Node {
 		}
 	}
 	n.Self.IPs = slices.Concat(snap.InternalIPs, snap.ExternalIPs, n.MeshIPs[a.o.node])
-	if r, ok := a.loop.Report(); ok {
-		n.Self.IPs = append(n.Self.IPs, r.Facts.UplinkAddrs...)
-	}
+	n.Self.IPs = append(n.Self.IPs, localAddrs()...)
 	n.Options = desiredpolicy.Options{Log: logModes[v1alpha1.LogDenied(snap.Config.Policy.LogDenied)], LogRate: uint32(max(snap.Config.Policy.LogRate, 0))}
 	return n
+}
+
+// localAddrs are those of all links: whichever of them the node sends from, it is the node.
+func localAddrs() []netip.Addr {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil // the Node object's and the mesh's are known in any case
+	}
+	var out []netip.Addr
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() && !p.Addr().IsLinkLocalUnicast() {
+			out = append(out, p.Addr())
+		}
+	}
+	return out
 }
 
 var logModes = map[v1alpha1.LogDenied]desiredpolicy.LogMode{
