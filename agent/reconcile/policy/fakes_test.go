@@ -71,6 +71,10 @@ func (c *cluster) setPods(pods ...snapshot.Pod) {
 	})
 }
 
+func (c *cluster) setNamespace(ns snapshot.Namespace) {
+	c.change(func(n *source.Changes) { n.Namespaces[ns.Name] = &ns })
+}
+
 func (c *cluster) setPolicy(p snapshot.NetworkPolicy) {
 	c.change(func(n *source.Changes) { n.NetworkPolicies[p.Key()] = &p })
 }

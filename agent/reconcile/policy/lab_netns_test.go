@@ -27,7 +27,7 @@ import (
 // lab is a node in a namespace of its own with a real kernel under the loop, Pods in theirs, and
 // another node's Pod behind a link that is called like the mesh's.
 type lab struct {
-	*testing.T
+	testing.TB
 	node    *nstest.Namespace
 	remote  *nstest.Namespace
 	pods    *pod.Kernel
@@ -45,9 +45,9 @@ var (
 	meshAddrs   = []netip.Addr{netip.MustParseAddr("10.244.1.1"), netip.MustParseAddr("fd00:10:244:1::1")}
 )
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{T: t, node: nstest.New(t), remote: nstest.New(t), plugin: &plugin{changed: make(chan struct{}, 1)}, counts: &counts{}}
+	l := &lab{TB: t, node: nstest.New(t), remote: nstest.New(t), plugin: &plugin{changed: make(chan struct{}, 1)}, counts: &counts{}}
 	var errs [5]error
 	l.node.Do(t, func() {
 		for _, path := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
