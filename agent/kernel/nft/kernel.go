@@ -56,6 +56,8 @@ func NewTable(name string) (*Kernel, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
+	// A kernel without the filter tells of our own changes, too; concerns leaves them out.
+	_ = events.Ignore(c.Port())
 	return &Kernel{family: "inet", name: name, conn: c, events: events}, nil
 }
 

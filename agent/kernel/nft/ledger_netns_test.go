@@ -253,3 +253,29 @@ func BenchmarkLedgerChange(b *testing.B) {
 		})
 	}
 }
+
+// TestOwnChangesAreNotQueued: a bulk of our own changes does not fill the buffer of events, though
+// nobody reads, and a stranger's is heard behind it.
+func TestOwnChangesAreNotQueued(t *testing.T) {
+	ns := nstest.New(t)
+	l, k := ledgerIn(t, ns)
+	_, nft := open(t, ns)
+	if err := k.events.Ignore(k.conn.Port()); err != nil {
+		t.Fatal(err)
+	}
+	events, err := k.Subscribe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Frame(t.Context(), proxyFrame()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Put(t.Context(), proxyServices(20_000)); err != nil {
+		t.Fatal(err)
+	}
+	if n := k.strangers.Load(); n != 0 {
+		t.Errorf("%d events were taken for strangers' or were lost", n)
+	}
+	nft("add", "counter", "inet", state.ServiceTableName, "probe")
+	waitEvent(t, events)
+}

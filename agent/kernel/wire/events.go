@@ -39,6 +39,31 @@ func NewEvents(protocol int, groups ...int) (*Events, error) {
 // Close ends the socket, and a Read of it.
 func (e *Events) Close() error { return e.file.Close() }
 
+// Ignore leaves out what requests of the socket with that port cause: our own. The kernel drops it
+// before it is queued, so that a bulk of our own changes cannot crowd out what others do.
+func (e *Events) Ignore(port uint32) error {
+	const portAt = 12                                                              // in the header of the first message; those of one event have one cause
+	wanted := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, port)) // the filter loads in network order
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: portAt},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: wanted, Jt: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 30},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	}
+	rc, err := e.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var fault error
+	err = rc.Control(func(fd uintptr) {
+		fault = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+	})
+	if err := errors.Join(err, fault); err != nil {
+		return fmt.Errorf("filter netlink events: %w", err)
+	}
+	return nil
+}
+
 // Reading tells whether a Subscribe runs.
 func (e *Events) Reading() bool { return e.reading.Load() }
 

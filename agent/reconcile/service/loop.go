@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -428,6 +429,10 @@ func (l *Loop) written(ctx context.Context, wanted []desired.Wanted, out nft.Out
 func (l *Loop) afterwards(ctx context.Context, now time.Time, full bool) error {
 	if !l.synced {
 		l.udp.suspect = len(l.udp.targets) > 0 // an earlier run may not have come to it
+	}
+	if !l.synced {
+		// The first lists and the first computation leave garbage many times what stays.
+		go debug.FreeOSMemory()
 	}
 	l.synced = true
 	if err := l.cutStale(ctx); err != nil {
