@@ -43,26 +43,27 @@ func Main() bool {
 		if err != nil || n == 0 || json.Unmarshal(buffer[:n], &o) != nil {
 			return true
 		}
-		if o.dial() != nil {
-			return true
-		}
+		go o.dial()
 	}
 }
 
 type order struct {
+	ID               uint64
 	Network, Address string
 	Timeout          time.Duration
 }
 
 // result comes with the connection, or says why there is none.
 type result struct {
+	ID      uint64
 	Text    string
 	Errno   unix.Errno
 	Timeout bool
 }
 
-func (o order) dial() error {
-	var r result
+// dial sends the result; that nobody may wait for it any more is no fault.
+func (o order) dial() {
+	r := result{ID: o.ID}
 	var rights []byte
 	c, err := net.DialTimeout(o.Network, o.Address, o.Timeout)
 	if err == nil {
@@ -79,11 +80,9 @@ func (o order) dial() error {
 		var timeout net.Error
 		r.Timeout = errors.As(err, &timeout) && timeout.Timeout()
 	}
-	text, err := json.Marshal(r)
-	if err != nil {
-		return err
+	if text, err := json.Marshal(r); err == nil {
+		_ = unix.Sendmsg(channel, text, rights, nil, 0)
 	}
-	return unix.Sendmsg(channel, text, rights, nil, 0)
 }
 
 // Fault is an error of the other process, with what tells errors of a connection apart.
@@ -105,8 +104,16 @@ func (f *Fault) Temporary() bool { return f.result.Timeout }
 
 // Dialer is such a process. It ends with the test.
 type Dialer struct {
-	mu      sync.Mutex
 	channel *os.File
+
+	mu      sync.Mutex
+	last    uint64
+	waiting map[uint64]chan<- answer
+}
+
+type answer struct {
+	result
+	fd int
 }
 
 // Start makes a process in a cgroup (version 2), named by its folder, and a network namespace.
@@ -130,50 +137,71 @@ func Start(t *testing.T, cgroup string, ns *nstest.Namespace) *Dialer {
 	if err != nil {
 		t.Fatalf("start a process in %s: %v", cgroup, err)
 	}
+	d := &Dialer{channel: ours, waiting: map[uint64]chan<- answer{}}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.receive(pair[0])
+	}()
 	t.Cleanup(func() {
-		_ = ours.Close()
+		_ = unix.Shutdown(pair[0], unix.SHUT_RDWR) // ends both sides' reading
+		<-done
 		_ = cmd.Wait()
+		_ = ours.Close()
 	})
-	return &Dialer{channel: ours}
+	return d
 }
 
-// Dial is net.DialTimeout, there.
+// Dial is net.DialTimeout, there. Several may be under way.
 func (d *Dialer) Dial(network, address string, timeout time.Duration) (net.Conn, error) {
+	result := make(chan answer, 1)
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	text, err := json.Marshal(order{network, address, timeout})
+	d.last++
+	o := order{d.last, network, address, timeout}
+	d.waiting[o.ID] = result
+	d.mu.Unlock()
+	text, err := json.Marshal(o)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := d.channel.Write(text); err != nil {
 		return nil, fmt.Errorf("ask the process that dials: %w", err)
 	}
-	r, fd, err := d.receive()
-	if err != nil {
-		return nil, err
+	a, ok := <-result
+	switch {
+	case !ok:
+		return nil, errors.New("the process that dials has ended")
+	case a.fd < 0:
+		return nil, &Fault{a.result}
 	}
-	if fd < 0 {
-		return nil, &Fault{r}
-	}
-	f := os.NewFile(uintptr(fd), address)
+	f := os.NewFile(uintptr(a.fd), address)
 	defer f.Close()
 	return net.FileConn(f)
 }
 
-func (d *Dialer) receive() (r result, fd int, err error) {
+// receive hands results to who waits for them, until the channel ends.
+func (d *Dialer) receive(channel int) {
 	text, rights := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
 	for {
-		n, m, _, _, err := unix.Recvmsg(int(d.channel.Fd()), text, rights, unix.MSG_CMSG_CLOEXEC)
+		n, m, _, _, err := unix.Recvmsg(channel, text, rights, unix.MSG_CMSG_CLOEXEC)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
-		if err != nil || n == 0 {
-			return r, -1, fmt.Errorf("hear from the process that dials: %d bytes, %w", n, err)
+		a := answer{fd: -1}
+		if err != nil || n == 0 || json.Unmarshal(text[:n], &a.result) != nil {
+			break
 		}
-		if err := json.Unmarshal(text[:n], &r); err != nil {
-			return r, -1, err
-		}
-		return r, descriptor(rights[:m]), nil
+		a.fd = descriptor(rights[:m])
+		d.mu.Lock()
+		d.waiting[a.ID] <- a
+		delete(d.waiting, a.ID)
+		d.mu.Unlock()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, w := range d.waiting {
+		close(w)
+		delete(d.waiting, id)
 	}
 }
 
