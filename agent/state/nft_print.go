@@ -93,6 +93,10 @@ func (s SetMark) String() string {
 		return fmt.Sprintf("%s set %s map @%s", target, fieldsText(s.Fields), s.Map)
 	case s.Mask == 0 || s.Mask == ^uint32(0):
 		return fmt.Sprintf("%s set 0x%08x", target, s.Value)
+	case s.Mask == s.Value:
+		return fmt.Sprintf("%s set %s | 0x%08x", target, target, s.Value)
+	case s.Value == 0:
+		return fmt.Sprintf("%s set %s & 0x%08x", target, target, ^s.Mask)
 	default:
 		return fmt.Sprintf("%s set %s & 0x%08x | 0x%08x", target, target, ^s.Mask|s.Value, s.Value)
 	}

@@ -102,7 +102,7 @@ func baseChains() []state.Chain {
 		{Name: chainPassed, Rules: []state.ChainRule{ruleOf("", nil, state.SetMark{Mask: passedMark})}},
 		{Name: chainRevoked, Rules: []state.ChainRule{
 			ruleOf("", nil, state.Count{Name: CounterRevoked}),
-			ruleOf("", nil, state.Reject{With: state.RejectReset}),
+			ruleOf("", nil, state.Cmp{Field: state.FieldL4Proto, Value: state.ProtoValue(state.ProtoTCP)}, state.Reject{With: state.RejectReset}),
 			ruleOf("", nil, state.Drop),
 		}},
 	}

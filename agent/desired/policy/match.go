@@ -92,12 +92,19 @@ func joinPorts(in []port) []port {
 func portMatch(ports []port) line {
 	if len(ports) == 1 {
 		p := ports[0]
-		out := []state.Statement{state.Cmp{Field: state.FieldL4Proto, Value: state.ProtoValue(p.protocol)}}
+		protocol := state.Cmp{Field: state.FieldL4Proto, Value: state.ProtoValue(p.protocol)}
+		number := state.Cmp{Field: state.FieldTHDport, Value: state.PortValue(p.first)}
 		switch {
 		case p.first == 0 && p.last == math.MaxUint16:
-			return line{match: out}
+			return line{match: []state.Statement{protocol}}
+		case p.first == p.last && p.protocol == state.ProtoTCP:
+			number.Field = state.FieldTCPDport // which stands for both
+			return line{match: []state.Statement{number}}
+		case p.first == p.last && p.protocol == state.ProtoUDP:
+			number.Field = state.FieldUDPDport
+			return line{match: []state.Statement{number}}
 		case p.first == p.last:
-			return line{match: append(out, state.Cmp{Field: state.FieldTHDport, Value: state.PortValue(p.first)})}
+			return line{match: []state.Statement{protocol, number}}
 		}
 	}
 	set := state.Set{Key: []state.DataType{state.TypeProto, state.TypePort}}
