@@ -39,10 +39,7 @@ const (
 
 // Run turns the loop until the context ends, and leaves everything standing.
 func (l *Loop) Run(ctx context.Context) error {
-	events, err := l.watch(ctx)
-	if err != nil {
-		return err
-	}
+	events := l.watch(ctx)
 	tick, check, list, again := time.NewTicker(lookAround), time.NewTicker(checkEvery), time.NewTicker(listEvery), time.NewTicker(retryRefused)
 	for _, t := range []*time.Ticker{tick, check, list, again} {
 		defer t.Stop()
@@ -60,12 +57,13 @@ func (l *Loop) Run(ctx context.Context) error {
 		case _, open := <-events:
 			l.doubtful = true
 			if !open {
-				if events, err = l.watch(ctx); err != nil {
-					return err
-				}
+				events = l.watch(ctx)
 			}
 		case <-tick.C:
 		case <-check.C:
+			if events == nil {
+				events = l.watch(ctx)
+			}
 			l.checkSizes(ctx)
 		case <-list.C:
 			l.doubtful = true
@@ -83,16 +81,18 @@ func (l *Loop) Run(ctx context.Context) error {
 	return nil
 }
 
-func (l *Loop) watch(ctx context.Context) (<-chan struct{}, error) {
+// watch subscribes to changes of the table. Where that fails the table is listed every time that it
+// is tried again: a proxy that sees less is better than none.
+func (l *Loop) watch(ctx context.Context) <-chan struct{} {
 	if l.cfg.Watch == nil {
-		return nil, nil
-	}
-	events, err := l.cfg.Watch(ctx)
-	if err != nil && ctx.Err() == nil {
-		return nil, err
+		return nil
 	}
 	l.doubtful = true // what happened while nobody listened is unknown
-	return events, nil
+	events, err := l.cfg.Watch(ctx)
+	if err != nil && ctx.Err() == nil {
+		l.cfg.Log.Warn("changes of the table by others are not told; it is listed instead", "error", err)
+	}
+	return events
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -500,3 +500,23 @@ func (s *sink) Put(_ context.Context, wanted []desired.Wanted) error {
 }
 
 func (s *sink) Complete(context.Context) error { s.complete = true; return nil }
+
+// TestServesWithoutEvents: a node that tells nothing of the table's changes has Services all the same.
+func TestServesWithoutEvents(t *testing.T) {
+	r := newRig(t)
+	r.cluster.put(1, state.ProtoTCP, "10.0.0.1")
+	r.cluster.sync()
+	r.loop = New(Config{
+		Source: r.cluster, Table: r.fake, Recorder: r.counts, Log: slog.New(slog.DiscardHandler),
+		Watch: func(context.Context) (<-chan struct{}, error) { return nil, unix.EPERM },
+		Facts: func() (snapshot.ServiceNode, bool) { return r.node, true },
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.loop.Run(ctx) }()
+	r.settled("without events")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
