@@ -5,11 +5,14 @@ package policy_test
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"regexp"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/weftnet/weftnet/agent/desired/policy"
+	"github.com/weftnet/weftnet/agent/snapshot"
 )
 
 // sctpInit is a packet with one INIT chunk (RFC 9260, 3.3.2).
@@ -104,4 +107,35 @@ func (w *world) sendable(n int) []policy.Packet {
 		}
 	}
 	return out
+}
+
+// TestDeniedPacketsAreCounted by the interface of the Pod, and by the place that denied them.
+func TestDeniedPacketsAreCounted(t *testing.T) {
+	l := newLab(t)
+	w := newWorld(1)
+	for _, ns := range namespaceNames {
+		np := snapshot.NetworkPolicy{Namespace: ns, Name: "np1", Types: []string{"Ingress", "Egress"}}
+		w.policies[np.Key()] = np
+	}
+	e := w.engine()
+	if err := l.apply(t.Context(), e.Commit()); err != nil {
+		t.Fatal(err)
+	}
+	denied, _ := l.round(w, e)
+	sum := func(list, pattern string) int {
+		n := 0
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(list, -1) {
+			k, _ := strconv.Atoi(m[1])
+			n += k
+		}
+		return n
+	}
+	pods := 0
+	for _, set := range []string{policy.SetDeniedIn, policy.SetDeniedOut} {
+		pods += sum(l.run("node", "nft list set inet "+policy.TableName+" "+set), `counter packets (\d+)`)
+	}
+	places := sum(l.run("node", "nft list counters table inet "+policy.TableName), `counter deny-[0-9a-f]+ \{\s+packets (\d+)`)
+	if denied == 0 || pods != denied || places != denied {
+		t.Errorf("%d packets were denied, %d counted by Pods and %d by places", denied, pods, places)
+	}
 }
