@@ -182,123 +182,126 @@ func describeEnd(r nfsim.Result, from netip.AddrPort) string {
 	return end
 }
 
+// connections are journeys by what the Service is like.
+var connections = map[string]struct {
+	object   object
+	journeys []journey
+}{
+	"cluster IP": {web(), []journey{
+		{"pod", clusterIP, 80, "local, remote"},
+		{"self", clusterIP, 80, "local masq, remote"},
+		{"node", clusterIP, 80, "local, remote masq"},
+		{"outside", clusterIP, 80, "local masq, remote masq"},
+		{"remote", clusterIP, 80, "local masq, remote masq"},
+		{"pod", clusterIP, 81, "refused"},
+		{"node", clusterIP, 81, "refused"},
+		{"outside", clusterIP, 81, "refused"},
+		{"pod", pair{"10.96.7.7", "fd00:96::77"}, 80, "dropped"},
+		{"node", pair{"10.96.7.7", "fd00:96::77"}, 80, "dropped"},
+		{"pod", pair{"192.0.2.77", "2001:db8::77"}, 80, "left masq"},
+		{"outside", nodeAddr, 30080, "delivered"},
+	}},
+	"node port": {web(nodePort), []journey{
+		{"outside", nodeAddr, 30080, "local masq, remote masq"},
+		{"pod", nodeAddr, 30080, "local, remote"},
+		{"self", nodeAddr, 30080, "local masq, remote"},
+		{"remote", nodeAddr, 30080, "local masq, remote masq"},
+		{"node", nodeAddr, 30080, "local, remote masq"},
+		{"outside", meshAddr, 30080, "dropped"}, // of no interest here: the mesh's table
+		{"pod", meshAddr, 30080, "delivered"},   // not an address that NodePorts are open on
+	}},
+	"load balancer": {web(loadBalancer), []journey{
+		{"outside", lbIP, 80, "local masq, remote masq"},
+		{"pod", lbIP, 80, "local, remote"},
+		{"node", lbIP, 80, "local, remote masq"},
+		{"outside", lbIP, 81, "left"},
+	}},
+	"external IP": {web(externalIPs), []journey{
+		{"outside", extIP, 80, "local masq, remote masq"},
+		{"pod", extIP, 80, "local, remote"},
+	}},
+	"external policy Local": {web(nodePort, loadBalancer, externalIPs, externalLocal), []journey{
+		{"outside", nodeAddr, 30080, "local"},
+		{"outside", lbIP, 80, "local"},
+		{"outside", extIP, 80, "local"},
+		{"pod", lbIP, 80, "local, remote"},
+		{"remote", nodeAddr, 30080, "local masq, remote masq"},
+		{"node", lbIP, 80, "local, remote masq"},
+		{"mesh", lbIP, 80, "local masq, remote"},
+		{"pod", clusterIP, 80, "local, remote"},
+	}},
+	"external policy Local, no local endpoint": {web(nodePort, loadBalancer, externalLocal, remoteOnly()), []journey{
+		{"outside", nodeAddr, 30080, "dropped"},
+		{"outside", lbIP, 80, "dropped"},
+		{"pod", lbIP, 80, "remote"},
+		{"node", nodeAddr, 30080, "remote masq"},
+		{"outside", clusterIP, 80, "remote masq"},
+	}},
+	"external policy Local, no endpoint": {web(nodePort, loadBalancer, externalLocal, endpoints()), []journey{
+		{"outside", nodeAddr, 30080, "refused"},
+		{"pod", lbIP, 80, "refused"},
+	}},
+	"no endpoint": {web(nodePort, loadBalancer, externalIPs, endpoints()), []journey{
+		{"pod", clusterIP, 80, "refused"},
+		{"node", clusterIP, 80, "refused"},
+		{"outside", nodeAddr, 30080, "refused"},
+		{"outside", lbIP, 80, "refused"},
+		{"outside", extIP, 80, "refused"},
+	}},
+	"internal policy Local": {web(internalLocal, nodePort), []journey{
+		{"pod", clusterIP, 80, "local"},
+		{"node", clusterIP, 80, "local"},
+		{"outside", nodeAddr, 30080, "local masq, remote masq"},
+	}},
+	"internal policy Local, no local endpoint": {web(internalLocal, remoteOnly(), nodePort), []journey{
+		{"pod", clusterIP, 80, "dropped"},
+		{"node", clusterIP, 80, "dropped"},
+		{"outside", nodeAddr, 30080, "remote masq"},
+	}},
+	"source ranges": {web(nodePort, loadBalancer, ranges("203.0.113.0/24", "2001:db8:9::/48", "10.244.2.0/24", "fd00:10:244:2::/64")), []journey{
+		{"outside", lbIP, 80, "local masq, remote masq"},
+		{"pod", lbIP, 80, "dropped"},
+		{"node", lbIP, 80, "dropped"},
+		{"remote", lbIP, 80, "local masq, remote masq"},
+		{"pod", nodeAddr, 30080, "local, remote"}, // not for NodePorts
+		{"pod", clusterIP, 80, "local, remote"},
+	}},
+	"source ranges and policy Local": {web(loadBalancer, externalLocal, ranges("203.0.113.0/24", "2001:db8:9::/48", "10.244.1.0/24", "fd00:10:244:1::/64")), []journey{
+		{"outside", lbIP, 80, "local"},
+		{"pod", lbIP, 80, "local, remote"},
+		{"remote", lbIP, 80, "dropped"},
+	}},
+	"source ranges, no endpoint": {web(loadBalancer, endpoints(), ranges("203.0.113.0/24", "2001:db8:9::/48")), []journey{
+		{"outside", lbIP, 80, "refused"},
+		{"pod", lbIP, 80, "dropped"},
+	}},
+	"source ranges of one family": {web(loadBalancer, ranges("203.0.113.0/24", "::/0")), []journey{
+		{"outside", lbIP, 80, "local masq, remote masq"},
+	}},
+	"terminating, as the last resort": {web(nodePort, externalLocal, endpoints(terminating(at("10.244.1.5", "node1")), terminating(at("10.244.2.5", "node2")))), []journey{
+		{"pod", clusterIP, 80, "local, remote"},
+		{"outside", nodeAddr, 30080, "local"},
+	}},
+	"terminating here, ready elsewhere": {web(nodePort, externalLocal, internalLocal, endpoints(terminating(at("10.244.1.5", "node1")), at("10.244.2.5", "node2"))), []journey{
+		{"outside", nodeAddr, 30080, "local"},
+		{"pod", nodeAddr, 30080, "remote"},
+		{"pod", clusterIP, 80, "local"},
+	}},
+	"affinity": {web(affinity(time.Minute), nodePort, externalLocal), []journey{
+		{"pod", clusterIP, 80, "local, remote"},
+		{"self", clusterIP, 80, "local masq, remote"},
+		{"outside", clusterIP, 80, "local masq, remote masq"},
+		{"outside", nodeAddr, 30080, "local"},
+		{"pod", nodeAddr, 30080, "local, remote"},
+	}},
+	"affinity and source ranges": {web(affinity(time.Minute), loadBalancer, ranges("203.0.113.0/24", "2001:db8:9::/48")), []journey{
+		{"outside", lbIP, 80, "local masq, remote masq"},
+		{"pod", lbIP, 80, "dropped"},
+	}},
+}
+
 func TestWhereConnectionsEnd(t *testing.T) {
-	for name, row := range map[string]struct {
-		object   object
-		journeys []journey
-	}{
-		"cluster IP": {web(), []journey{
-			{"pod", clusterIP, 80, "local, remote"},
-			{"self", clusterIP, 80, "local masq, remote"},
-			{"node", clusterIP, 80, "local, remote masq"},
-			{"outside", clusterIP, 80, "local masq, remote masq"},
-			{"remote", clusterIP, 80, "local masq, remote masq"},
-			{"pod", clusterIP, 81, "refused"},
-			{"node", clusterIP, 81, "refused"},
-			{"outside", clusterIP, 81, "refused"},
-			{"pod", pair{"10.96.7.7", "fd00:96::77"}, 80, "dropped"},
-			{"node", pair{"10.96.7.7", "fd00:96::77"}, 80, "dropped"},
-			{"pod", pair{"192.0.2.77", "2001:db8::77"}, 80, "left masq"},
-			{"outside", nodeAddr, 30080, "delivered"},
-		}},
-		"node port": {web(nodePort), []journey{
-			{"outside", nodeAddr, 30080, "local masq, remote masq"},
-			{"pod", nodeAddr, 30080, "local, remote"},
-			{"self", nodeAddr, 30080, "local masq, remote"},
-			{"remote", nodeAddr, 30080, "local masq, remote masq"},
-			{"node", nodeAddr, 30080, "local, remote masq"},
-			{"outside", meshAddr, 30080, "dropped"}, // of no interest here: the mesh's table
-			{"pod", meshAddr, 30080, "delivered"},   // not an address that NodePorts are open on
-		}},
-		"load balancer": {web(loadBalancer), []journey{
-			{"outside", lbIP, 80, "local masq, remote masq"},
-			{"pod", lbIP, 80, "local, remote"},
-			{"node", lbIP, 80, "local, remote masq"},
-			{"outside", lbIP, 81, "left"},
-		}},
-		"external IP": {web(externalIPs), []journey{
-			{"outside", extIP, 80, "local masq, remote masq"},
-			{"pod", extIP, 80, "local, remote"},
-		}},
-		"external policy Local": {web(nodePort, loadBalancer, externalIPs, externalLocal), []journey{
-			{"outside", nodeAddr, 30080, "local"},
-			{"outside", lbIP, 80, "local"},
-			{"outside", extIP, 80, "local"},
-			{"pod", lbIP, 80, "local, remote"},
-			{"remote", nodeAddr, 30080, "local masq, remote masq"},
-			{"node", lbIP, 80, "local, remote masq"},
-			{"mesh", lbIP, 80, "local masq, remote"},
-			{"pod", clusterIP, 80, "local, remote"},
-		}},
-		"external policy Local, no local endpoint": {web(nodePort, loadBalancer, externalLocal, remoteOnly()), []journey{
-			{"outside", nodeAddr, 30080, "dropped"},
-			{"outside", lbIP, 80, "dropped"},
-			{"pod", lbIP, 80, "remote"},
-			{"node", nodeAddr, 30080, "remote masq"},
-			{"outside", clusterIP, 80, "remote masq"},
-		}},
-		"external policy Local, no endpoint": {web(nodePort, loadBalancer, externalLocal, endpoints()), []journey{
-			{"outside", nodeAddr, 30080, "refused"},
-			{"pod", lbIP, 80, "refused"},
-		}},
-		"no endpoint": {web(nodePort, loadBalancer, externalIPs, endpoints()), []journey{
-			{"pod", clusterIP, 80, "refused"},
-			{"node", clusterIP, 80, "refused"},
-			{"outside", nodeAddr, 30080, "refused"},
-			{"outside", lbIP, 80, "refused"},
-			{"outside", extIP, 80, "refused"},
-		}},
-		"internal policy Local": {web(internalLocal, nodePort), []journey{
-			{"pod", clusterIP, 80, "local"},
-			{"node", clusterIP, 80, "local"},
-			{"outside", nodeAddr, 30080, "local masq, remote masq"},
-		}},
-		"internal policy Local, no local endpoint": {web(internalLocal, remoteOnly(), nodePort), []journey{
-			{"pod", clusterIP, 80, "dropped"},
-			{"node", clusterIP, 80, "dropped"},
-			{"outside", nodeAddr, 30080, "remote masq"},
-		}},
-		"source ranges": {web(nodePort, loadBalancer, ranges("203.0.113.0/24", "2001:db8:9::/48", "10.244.2.0/24", "fd00:10:244:2::/64")), []journey{
-			{"outside", lbIP, 80, "local masq, remote masq"},
-			{"pod", lbIP, 80, "dropped"},
-			{"node", lbIP, 80, "dropped"},
-			{"remote", lbIP, 80, "local masq, remote masq"},
-			{"pod", nodeAddr, 30080, "local, remote"}, // not for NodePorts
-			{"pod", clusterIP, 80, "local, remote"},
-		}},
-		"source ranges and policy Local": {web(loadBalancer, externalLocal, ranges("203.0.113.0/24", "2001:db8:9::/48", "10.244.1.0/24", "fd00:10:244:1::/64")), []journey{
-			{"outside", lbIP, 80, "local"},
-			{"pod", lbIP, 80, "local, remote"},
-			{"remote", lbIP, 80, "dropped"},
-		}},
-		"source ranges, no endpoint": {web(loadBalancer, endpoints(), ranges("203.0.113.0/24", "2001:db8:9::/48")), []journey{
-			{"outside", lbIP, 80, "refused"},
-			{"pod", lbIP, 80, "dropped"},
-		}},
-		"source ranges of one family": {web(loadBalancer, ranges("203.0.113.0/24", "::/0")), []journey{
-			{"outside", lbIP, 80, "local masq, remote masq"},
-		}},
-		"terminating, as the last resort": {web(nodePort, externalLocal, endpoints(terminating(at("10.244.1.5", "node1")), terminating(at("10.244.2.5", "node2")))), []journey{
-			{"pod", clusterIP, 80, "local, remote"},
-			{"outside", nodeAddr, 30080, "local"},
-		}},
-		"terminating here, ready elsewhere": {web(nodePort, externalLocal, internalLocal, endpoints(terminating(at("10.244.1.5", "node1")), at("10.244.2.5", "node2"))), []journey{
-			{"outside", nodeAddr, 30080, "local"},
-			{"pod", nodeAddr, 30080, "remote"},
-			{"pod", clusterIP, 80, "local"},
-		}},
-		"affinity": {web(affinity(time.Minute), nodePort, externalLocal), []journey{
-			{"pod", clusterIP, 80, "local, remote"},
-			{"self", clusterIP, 80, "local masq, remote"},
-			{"outside", clusterIP, 80, "local masq, remote masq"},
-			{"outside", nodeAddr, 30080, "local"},
-			{"pod", nodeAddr, 30080, "local, remote"},
-		}},
-		"affinity and source ranges": {web(affinity(time.Minute), loadBalancer, ranges("203.0.113.0/24", "2001:db8:9::/48")), []journey{
-			{"outside", lbIP, 80, "local masq, remote masq"},
-			{"pod", lbIP, 80, "dropped"},
-		}},
-	} {
+	for name, row := range connections {
 		t.Run(name, func(t *testing.T) {
 			for _, j := range row.journeys {
 				j.check(t, state.ProtoTCP, row.object)
