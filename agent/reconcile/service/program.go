@@ -1,0 +1,234 @@
+//go:build linux
+
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	desired "github.com/weftnet/weftnet/agent/desired/service"
+	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/snapshot"
+)
+
+// newFacts writes the frame. Every Service may want something else then.
+func (l *Loop) newFacts(ctx context.Context, node snapshot.ServiceNode) error {
+	names := l.cfg.Source.Names()
+	timeouts := l.timeouts
+	if !l.known {
+		timeouts = l.allTimeouts(names, node) // or rules that an earlier run made would go, and come again
+	}
+	if err := l.frame(ctx, node, timeouts); err != nil {
+		return err
+	}
+	if !l.known {
+		l.doubtful = false // it has just been listed
+	}
+	l.node, l.known = node, true
+	for _, name := range names {
+		l.dirty[name] = struct{}{}
+	}
+	for _, owner := range l.ledger.Known() {
+		l.dirty[nameOf(owner)] = struct{}{}
+	}
+	return nil
+}
+
+func (l *Loop) frame(ctx context.Context, node snapshot.ServiceNode, timeouts []time.Duration) error {
+	out, err := l.ledger.Frame(ctx, desired.Table(node, timeouts))
+	l.cfg.Recorder.Wrote(out)
+	l.note(out)
+	if err != nil {
+		return fmt.Errorf("write the rules: %w", err)
+	}
+	l.timeouts = timeouts
+	return nil
+}
+
+func (l *Loop) allTimeouts(names []snapshot.ServiceName, node snapshot.ServiceNode) []time.Duration {
+	var out []time.Duration
+	for _, name := range names {
+		if svc, _, ok := l.cfg.Source.Get(name); ok && svc.Affinity > 0 {
+			out = append(out, desired.For(svc, nil, node).Timeouts()...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func nameOf(owner string) snapshot.ServiceName {
+	namespace, name, _ := strings.Cut(owner, "/")
+	return snapshot.ServiceName{Namespace: namespace, Name: name}
+}
+
+// program writes the Services that may have changed, and those that a change of theirs concerns.
+func (l *Loop) program(ctx context.Context) error {
+	for len(l.dirty) > 0 {
+		for part := range slices.Chunk(l.order(), batch) {
+			if err := l.programPart(ctx, part); err != nil {
+				return err
+			}
+		}
+	}
+	if l.synced {
+		return nil
+	}
+	out, err := l.ledger.Sweep(ctx)
+	l.cfg.Recorder.Wrote(out)
+	if err != nil {
+		return fmt.Errorf("delete what an earlier run left: %w", err)
+	}
+	var faults []error
+	for _, s := range l.cfg.Sinks {
+		faults = append(faults, s.Complete(ctx))
+	}
+	return errors.Join(faults...)
+}
+
+func (l *Loop) programPart(ctx context.Context, names []snapshot.ServiceName) error {
+	wanted, others := l.plan(names)
+	if err := l.moreTimeouts(ctx, wanted); err != nil {
+		return err
+	}
+	puts := make([]nft.Wanted, len(wanted))
+	for i, w := range wanted {
+		svc, slices, _ := l.cfg.Source.Get(w.Service)
+		puts[i] = nft.Wanted{Owner: w.Service.String(), Rank: rankOf(svc, len(slices) > 0), Age: w.Created.Unix(), Sets: w.Sets()}
+	}
+	out, err := l.ledger.Put(ctx, puts)
+	l.cfg.Recorder.Wrote(out)
+	l.note(out)
+	if err != nil {
+		return fmt.Errorf("write the elements: %w", err)
+	}
+	if err := l.written(ctx, wanted, out); err != nil {
+		return err
+	}
+	for _, name := range others {
+		l.dirty[name] = struct{}{}
+	}
+	return nil
+}
+
+// plan computes what Services want, and names others for which that changes something.
+func (l *Loop) plan(names []snapshot.ServiceName) (wanted []desired.Wanted, others []snapshot.ServiceName) {
+	wanted = make([]desired.Wanted, len(names))
+	for i, name := range names {
+		svc, slices, ok := l.cfg.Source.Get(name)
+		if !ok {
+			wanted[i] = desired.Wanted{Service: name}
+			others = append(others, l.claims.Delete(name)...)
+			continue
+		}
+		wanted[i] = desired.For(svc, slices, l.node)
+		others = append(others, l.claims.Set(wanted[i])...)
+	}
+	for i := range wanted {
+		wanted[i] = l.claims.Settle(wanted[i])
+	}
+	return wanted, others
+}
+
+// moreTimeouts sees that the table has rules for every timeout of affinity.
+func (l *Loop) moreTimeouts(ctx context.Context, wanted []desired.Wanted) error {
+	timeouts := slices.Clone(l.timeouts)
+	for _, w := range wanted {
+		timeouts = append(timeouts, w.Timeouts()...)
+	}
+	slices.Sort(timeouts)
+	if timeouts = slices.Compact(timeouts); len(timeouts) == len(l.timeouts) {
+		return nil
+	}
+	return l.frame(ctx, l.node, timeouts)
+}
+
+// order sorts the Services that may have changed: what everything else needs comes first, then what has
+// endpoints. It only matters when there are many.
+func (l *Loop) order() []snapshot.ServiceName {
+	type ranked struct {
+		name snapshot.ServiceName
+		rank uint8
+	}
+	all := make([]ranked, 0, len(l.dirty))
+	for name := range l.dirty {
+		rank := uint8(0)
+		if len(l.dirty) > 1 {
+			svc, eps, _ := l.cfg.Source.Get(name)
+			rank = rankOf(svc, len(eps) > 0)
+		}
+		all = append(all, ranked{name, rank})
+	}
+	slices.SortFunc(all, func(a, b ranked) int {
+		if a.rank != b.rank {
+			return int(a.rank) - int(b.rank)
+		}
+		return a.name.Compare(b.name)
+	})
+	names := make([]snapshot.ServiceName, len(all))
+	for i, r := range all {
+		names[i] = r.name
+	}
+	return names
+}
+
+// The ranks of Services.
+const (
+	rankFirst uint8 = iota // the API server and the names
+	rankServed
+	rankEmpty
+)
+
+const portDNS = 53
+
+func rankOf(svc snapshot.Service, served bool) uint8 {
+	switch {
+	case svc.Namespace == "default" && svc.Name == "kubernetes":
+		return rankFirst
+	case svc.Namespace == "kube-system" && slices.ContainsFunc(svc.Ports, func(p snapshot.ServicePort) bool { return p.Port == portDNS }):
+		return rankFirst
+	case served:
+		return rankServed
+	default:
+		return rankEmpty
+	}
+}
+
+// note keeps which Services the kernel refused.
+func (l *Loop) note(out nft.Outcome) {
+	for _, r := range out.Refused {
+		name := nameOf(r.Owner)
+		if _, known := l.refused[name]; !known {
+			l.cfg.Log.Warn("the kernel refuses a Service; it keeps what it had", "service", name.String(), "error", r.Err)
+		}
+		l.refused[name] = r
+	}
+}
+
+// written is called for Services that the ledger has taken.
+func (l *Loop) written(ctx context.Context, wanted []desired.Wanted, out nft.Outcome) error {
+	for _, w := range wanted {
+		l.udp.put(w.Service, w.Frontends)
+		if l.problems[w.Service] = w.Problems; len(w.Problems) == 0 {
+			delete(l.problems, w.Service)
+		}
+		if _, was := l.refused[w.Service]; was && !slices.ContainsFunc(out.Refused, func(r nft.Refusal) bool { return r.Owner == w.Service.String() }) {
+			delete(l.refused, w.Service)
+			l.cfg.Log.Info("the kernel takes a Service that it refused before", "service", w.Service.String())
+		}
+	}
+	var faults []error
+	for _, s := range l.cfg.Sinks {
+		faults = append(faults, s.Put(ctx, wanted))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return err
+	}
+	for _, w := range wanted {
+		delete(l.dirty, w.Service)
+	}
+	return nil
+}

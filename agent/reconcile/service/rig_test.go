@@ -1,0 +1,273 @@
+//go:build linux
+
+package service
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	desired "github.com/weftnet/weftnet/agent/desired/service"
+	"github.com/weftnet/weftnet/agent/kernel/conntrack"
+	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/snapshot"
+	source "github.com/weftnet/weftnet/agent/source/service"
+	"github.com/weftnet/weftnet/agent/state"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// cluster is a Source that tests fill.
+type cluster struct {
+	mu       sync.Mutex
+	synced   bool
+	services map[snapshot.ServiceName]snapshot.Service
+	slices   map[snapshot.ServiceName][]snapshot.EndpointSlice
+	pending  source.Changes
+	changed  chan struct{}
+}
+
+func newCluster() *cluster {
+	return &cluster{
+		services: map[snapshot.ServiceName]snapshot.Service{}, slices: map[snapshot.ServiceName][]snapshot.EndpointSlice{},
+		changed: make(chan struct{}, 1),
+	}
+}
+
+func (c *cluster) Synced() bool             { c.mu.Lock(); defer c.mu.Unlock(); return c.synced }
+func (c *cluster) Changed() <-chan struct{} { return c.changed }
+
+func (c *cluster) Take() source.Changes {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := c.pending
+	c.pending = source.Changes{}
+	return out
+}
+
+func (c *cluster) Get(name snapshot.ServiceName) (snapshot.Service, []snapshot.EndpointSlice, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok := c.services[name]
+	return s, c.slices[name], ok
+}
+
+func (c *cluster) Names() []snapshot.ServiceName {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []snapshot.ServiceName
+	for n := range c.services {
+		out = append(out, n)
+	}
+	return out
+}
+
+// change touches one Service; f runs under the lock.
+func (c *cluster) change(name snapshot.ServiceName, f func()) {
+	c.mu.Lock()
+	f()
+	if c.pending.Services == nil {
+		c.pending.Services, c.pending.Triggers = map[snapshot.ServiceName]struct{}{}, map[snapshot.ServiceName][]time.Time{}
+	}
+	c.pending.Services[name] = struct{}{}
+	c.pending.Triggers[name] = append(c.pending.Triggers[name], time.Now())
+	c.pending.SliceEvents++
+	c.mu.Unlock()
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+func named(i int) snapshot.ServiceName {
+	return snapshot.ServiceName{Namespace: "test", Name: fmt.Sprintf("svc-%d", i)}
+}
+
+// put gives Service i a ClusterIP of each family and endpoints.
+func (c *cluster) put(i int, protocol uint8, endpoints ...string) {
+	name := named(i)
+	c.change(name, func() {
+		c.services[name] = snapshot.Service{
+			ServiceName: name, Created: time.Unix(1700000000, 0), Ports: []snapshot.ServicePort{{Protocol: protocol, Port: 80}},
+			ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}), netip.AddrFrom16([16]byte{0: 0xfd, 14: byte(i >> 8), 15: byte(i)})},
+		}
+		var list []snapshot.EndpointSlice
+		for n, addr := range endpoints {
+			list = append(list, snapshot.EndpointSlice{
+				Namespace: name.Namespace, Name: fmt.Sprintf("%s-%d", name.Name, n), Service: name.Name,
+				Ports:     []snapshot.EndpointPort{{Protocol: protocol, Port: 8080}},
+				Endpoints: []snapshot.Endpoint{{Addr: netip.MustParseAddr(addr), Node: "node1", Ready: true, Serving: true}},
+			})
+		}
+		c.slices[name] = list
+	})
+}
+
+func (c *cluster) drop(i int) {
+	name := named(i)
+	c.change(name, func() { delete(c.services, name); delete(c.slices, name) })
+}
+
+func (c *cluster) sync() {
+	c.mu.Lock()
+	c.synced = true
+	c.mu.Unlock()
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// want is the table that the cluster means, computed from nothing.
+func (c *cluster) want(node snapshot.ServiceNode) state.Table {
+	table := desired.Table(node, nil)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name, svc := range c.services {
+		for set, elements := range desired.For(svc, c.slices[name], node).Sets() {
+			for i := range table.Sets {
+				if table.Sets[i].Name == set {
+					table.Sets[i].Elements = state.SortElements(append(slices.Clone(table.Sets[i].Elements), elements...))
+				}
+			}
+		}
+	}
+	return table
+}
+
+// counts is a Recorder.
+type counts struct {
+	mu                                          sync.Mutex
+	queued, synced, failed, programmed, repairs int
+	listed, flows                               int
+}
+
+func (c *counts) add(f func()) { c.mu.Lock(); defer c.mu.Unlock(); f() }
+
+func (c *counts) Queued(services, slices int, _ time.Time) {
+	c.add(func() { c.queued += services + slices })
+}
+func (c *counts) Synced(time.Duration, bool, time.Time) { c.add(func() { c.synced++ }) }
+func (c *counts) Failed()                               { c.add(func() { c.failed++ }) }
+func (c *counts) Programmed(time.Duration)              { c.add(func() { c.programmed++ }) }
+func (c *counts) Repaired()                             { c.add(func() { c.repairs++ }) }
+func (c *counts) FlowsDeleted(n int, _ time.Duration)   { c.add(func() { c.flows += n }) }
+func (c *counts) Wrote(o nft.Outcome) {
+	c.add(func() {
+		if o.Observed {
+			c.listed++
+		}
+	})
+}
+
+func (c *counts) get(f func(c *counts) int) int { c.mu.Lock(); defer c.mu.Unlock(); return f(c) }
+
+// flows is a connection tracking in memory.
+type flows struct {
+	mu    sync.Mutex
+	list  []conntrack.Flow
+	looks int
+}
+
+func (f *flows) DeleteWhere(_ context.Context, protocol uint8, stale func(conntrack.Flow) bool) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.looks++
+	before := len(f.list)
+	f.list = slices.DeleteFunc(f.list, func(x conntrack.Flow) bool { return x.Original.Protocol == protocol && stale(x) })
+	return before - len(f.list), nil
+}
+
+// rig is a loop on fakes.
+type rig struct {
+	t       *testing.T
+	cluster *cluster
+	fake    *nft.Fake
+	flows   *flows
+	counts  *counts
+	events  chan struct{}
+	node    snapshot.ServiceNode
+	loop    *Loop
+	stop    func()
+}
+
+func newRig(t *testing.T) *rig {
+	r := &rig{t: t, cluster: newCluster(), fake: nft.NewFake(), flows: &flows{}, counts: &counts{}, events: make(chan struct{}, 1)}
+	r.node = snapshot.ServiceNode{
+		Name: "node1", NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, NodePortIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
+	}
+	t.Cleanup(func() {
+		if r.stop != nil {
+			r.stop()
+		}
+	})
+	return r
+}
+
+// start runs a new loop, as an agent that has just been started.
+func (r *rig) start() {
+	if r.stop != nil {
+		r.stop()
+	}
+	r.loop = New(Config{
+		Source: r.cluster, Table: r.fake, Flows: r.flows, Recorder: r.counts, Log: slog.New(slog.DiscardHandler),
+		Watch: func(context.Context) (<-chan struct{}, error) { return r.events, nil },
+		Facts: func() (snapshot.ServiceNode, bool) { return r.node, true },
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.loop.Run(ctx) }()
+	r.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Errorf("the loop ended with %v", err)
+		}
+		r.stop = nil
+	}
+}
+
+// restart reads every Service again, as a new agent does.
+func (r *rig) restart() {
+	for _, name := range r.cluster.Names() {
+		r.cluster.change(name, func() {})
+	}
+	r.start()
+}
+
+// eventually waits until the condition holds.
+func (r *rig) eventually(what string, ok func() bool) {
+	r.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			r.t.Fatalf("%s: not within 20 s; %+v", what, r.loop.Ready())
+		}
+		time.Sleep(time.Millisecond) // between two looks, not for anything to happen
+	}
+}
+
+// settled waits until the table is what the cluster means.
+func (r *rig) settled(what string) {
+	r.t.Helper()
+	var got, want state.Table
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		got, _ = r.fake.Table()
+		want = r.cluster.want(r.node)
+		if got.Equal(want) && r.loop.Ready() == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("%s: %v; the table is\n%s\nwant\n%s", what, r.loop.Ready(), got, want)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
