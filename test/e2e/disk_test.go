@@ -15,10 +15,7 @@ import (
 	"github.com/weftnet/weftnet/test/harness"
 )
 
-const (
-	stateDir  = "/var/lib/weftnet"
-	pluginDir = "/opt/cni/bin"
-)
+const stateDir = "/var/lib/weftnet"
 
 // onNode runs a script with the file system of a node.
 func onNode(ctx context.Context, node, script string) (string, error) {
@@ -168,23 +165,6 @@ func TestFullDisk(t *testing.T) {
 		return nil
 	})
 	if err != nil {
-		t.Error(err)
-	}
-	checkAllPairs(t)
-}
-
-// TestFullDiskForThePlugin : without room for the plugin the agent says so, and installs it when there is.
-func TestFullDiskForThePlugin(t *testing.T) {
-	const node = "tb-node3"
-	smallDisk(t, node, pluginDir, "64m")
-	mustOnNode(t, node, "rm "+pluginDir+"/weftnet; dd if=/dev/zero of="+pluginDir+"/filler bs=4k 2>/dev/null || true")
-	if err := restartAgent(t.Context(), node); err != nil {
-		t.Fatal(err)
-	}
-	awaitLog(t, node, "install "+pluginDir+"/weftnet", "no space left on device")
-	createPod(t, "without-plugin", node)
-	mustOnNode(t, node, "rm "+pluginDir+"/filler")
-	if _, err := cluster.WaitPods(t.Context(), harness.ProbeNamespace, "app=without-plugin", 1, time.Minute); err != nil {
 		t.Error(err)
 	}
 	checkAllPairs(t)
