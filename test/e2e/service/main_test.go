@@ -12,6 +12,9 @@ import (
 	"os"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/weftnet/weftnet/test/harness"
 	"github.com/weftnet/weftnet/test/proxydial"
 )
@@ -44,6 +47,24 @@ func setUp(ctx context.Context) error {
 	if cluster, err = harness.Ensure(ctx, root, options); err != nil {
 		return err
 	}
-	probes, err = cluster.StartProbes(ctx, nodes)
-	return err
+	if probes, err = cluster.StartProbes(ctx, nodes); err != nil {
+		return err
+	}
+	return removeServices(ctx)
+}
+
+// removeServices clears away what a run that was killed has left: it may hold the addresses that the
+// tests give to load balancers.
+func removeServices(ctx context.Context) error {
+	services := cluster.Client.CoreV1().Services(namespace)
+	left, err := services.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list what an earlier run has left: %w", err)
+	}
+	for _, s := range left.Items {
+		if err := services.Delete(ctx, s.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete Service %s: %w", s.Name, err)
+		}
+	}
+	return nil
 }
