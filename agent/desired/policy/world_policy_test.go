@@ -50,7 +50,7 @@ func (w *world) changePolicy(e *policy.Engine) {
 		Types: pick(w, nil, []string{"Ingress"}, []string{"Egress"}, []string{"Ingress", "Egress"}),
 	}
 	if w.policyNames > 3 && w.oneIn(2) {
-		np.PodSelector = snapshot.Selector{}
+		np.PodSelector, np.Types, np.Audit = snapshot.Selector{}, []string{"Ingress", "Egress"}, false
 	}
 	if w.oneIn(50) {
 		np.Types = []string{"Sideways"}

@@ -2,9 +2,11 @@ package policy_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/weftnet/weftnet/agent/desired/policy"
 	"github.com/weftnet/weftnet/agent/snapshot"
@@ -38,7 +40,7 @@ func newWorld(seed uint64) *world {
 		endpoints:  map[string]policy.Endpoint{},
 	}
 	w.policyNames = 3
-	if w.oneIn(8) {
+	if seed%8 == 7 {
 		w.policyNames = 40
 		for range 120 {
 			w.changePolicy(policy.New(policy.Options{}))
@@ -190,7 +192,8 @@ func (w *world) changeEndpoint(e *policy.Engine) {
 		Link: link, IPs: w.some(podAddrs(i)), UID: pick(w, "1", "1", "1", ""),
 		Pod: snapshot.NamespacedName{Namespace: pick(w, namespaceNames...), Name: pick(w, podNames...)},
 	}
-	for key, p := range w.pods {
+	for _, key := range slices.SortedFunc(maps.Keys(w.pods), byName) {
+		p := w.pods[key]
 		if len(p.IPs) > 0 && slices.Contains(podAddrs(i), p.IPs[0]) && !p.HostNetwork && !w.oneIn(4) {
 			ep.Pod = key
 		}
@@ -198,6 +201,8 @@ func (w *world) changeEndpoint(e *policy.Engine) {
 	w.endpoints[link] = ep
 	e.Attach(ep)
 }
+
+func byName(a, b snapshot.NamespacedName) int { return strings.Compare(a.String(), b.String()) }
 
 func (w *world) changeNamespace(e *policy.Engine) {
 	name := pick(w, namespaceNames...)
