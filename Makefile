@@ -69,12 +69,12 @@ test-e2e: ## End-to-end suites on the testbed: connectivity, faults, leak audit 
 	$(GO) test -tags e2e -count=1 -p 1 -timeout 60m -v $(ARGS) ./test/e2e/...
 
 .PHONY: test-upstream
-test-upstream: ## Every [sig-network] [Conformance] test of Kubernetes on the testbed, without kube-proxy (root).
-	$(GO) run ./test/upstream --nodes=$(NODES) --set=conformance $(ARGS)
+test-upstream: ## Kubernetes' own [sig-network] tests: [Conformance], and Netpol without SCTP; no kube-proxy (root).
+	$(GO) run ./test/upstream --nodes=$(NODES) --set=conformance,netpol $(ARGS)
 
 .PHONY: test-upstream-dozen
-test-upstream-dozen: ## The dozen of upstream tests that `make test` runs (root).
-	$(GO) run ./test/upstream --nodes=$(NODES) --set=dozen --proxy=$(PROXY) $(ARGS)
+test-upstream-dozen: ## The upstream tests that `make test` runs: a dozen of conformance, a dozen of NetworkPolicy (root).
+	$(GO) run ./test/upstream --nodes=$(NODES) --set=dozen,netpol-dozen --proxy=$(PROXY) $(ARGS)
 
 .PHONY: test-kernel
 test-kernel: ## The kernel WireGuard backend in a virtual machine with a Debian kernel (root, qemu).

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,6 +85,42 @@ func TestConformanceIsWhole(t *testing.T) {
 	}
 	if count != 47 {
 		t.Errorf("%d conformance tests in the list, want 47", count)
+	}
+}
+
+// TestPoliciesAreWhole : every test of NetworkPolicy runs but the three over SCTP, and each name in the
+// dozen is that of a test.
+func TestPoliciesAreWhole(t *testing.T) {
+	_, tests := committed(t)
+	for _, test := range tests {
+		want := strings.Contains(test, "] Netpol ") && !strings.Contains(test, "using SCTP")
+		if sets["netpol"].in(test) != want {
+			t.Errorf("%s is run: %t, want %t", test, !want, want)
+		}
+		if sets["netpol-dozen"].in(test) && !want {
+			t.Errorf("%s is in the dozen, and is no test of NetworkPolicy", test)
+		}
+	}
+	for _, name := range netpolDozen {
+		if !slices.ContainsFunc(tests, func(test string) bool { return strings.Contains(test, name) && sets["netpol-dozen"].in(test) }) {
+			t.Errorf("no test has the name %q", name)
+		}
+	}
+}
+
+func TestSeveralSets(t *testing.T) {
+	o, err := parse([]string{"--set=dozen,netpol-dozen"})
+	if err != nil || len(o.runs) != 2 || o.runs[0].name != "dozen" || o.runs[1].set != sets["netpol-dozen"] {
+		t.Errorf("%+v, %v", o.runs, err)
+	}
+	if o, err = parse([]string{"--focus=x", "--skip=y"}); err != nil || len(o.runs) != 1 || o.runs[0].set != (set{"x", "y"}) {
+		t.Errorf("%+v, %v", o.runs, err)
+	}
+	if o, err = parse([]string{"--set=serial", "--skip=y"}); err != nil || o.runs[0].set != (set{sets["serial"].focus, "y"}) {
+		t.Errorf("%+v, %v", o.runs, err)
+	}
+	if _, err = parse([]string{"--set=dozen,nonsense"}); err == nil {
+		t.Error("an unknown set is taken")
 	}
 }
 

@@ -30,33 +30,43 @@ func main() {
 type options struct {
 	nodes, procs int
 	proxy        string
-	set          string
-	focus, skip  string
+	runs         []named
 	write        bool
+}
+
+// named is a set with the name of its report's folder.
+type named struct {
+	name string
+	set
 }
 
 func parse(args []string) (options, error) {
 	var o options
+	var names, focus, skip string
 	flags := flag.NewFlagSet("upstream", flag.ContinueOnError)
 	flags.IntVar(&o.nodes, "nodes", 3, "nodes of the cluster")
 	flags.IntVar(&o.procs, "procs", 4, "tests that run at the same time")
 	flags.StringVar(&o.proxy, "proxy", "none", "what serves Services: kube-proxy, or none for Weftnet's own service proxy")
-	flags.StringVar(&o.set, "set", "conformance", "which tests: "+strings.Join(setNames(), ", "))
+	flags.StringVar(&names, "set", "conformance", "which tests, several with commas between: "+strings.Join(setNames(), ", "))
 	flags.BoolVar(&o.write, "write-list", false, "only write the list of the suite's tests, and docs/upstream.md from it")
-	flags.StringVar(&o.focus, "focus", "", "a regular expression of test names, instead of a set")
-	flags.StringVar(&o.skip, "skip", "", "a regular expression of test names to leave out, instead of the set's")
+	flags.StringVar(&focus, "focus", "", "a regular expression of test names, instead of a set")
+	flags.StringVar(&skip, "skip", "", "a regular expression of test names to leave out, instead of the set's")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	if o.focus == "" {
-		chosen, known := sets[o.set]
+	if focus != "" {
+		o.runs = []named{{"focus", set{focus, skip}}}
+		return o, nil
+	}
+	for name := range strings.SplitSeq(names, ",") {
+		chosen, known := sets[name]
 		if !known {
-			return o, fmt.Errorf("unknown set %q: have %s", o.set, strings.Join(setNames(), ", "))
+			return o, fmt.Errorf("unknown set %q: have %s", name, strings.Join(setNames(), ", "))
 		}
-		o.focus = chosen.focus
-		if o.skip == "" {
-			o.skip = chosen.skip
+		if skip != "" {
+			chosen.skip = skip
 		}
+		o.runs = append(o.runs, named{name, chosen})
 	}
 	return o, nil
 }
@@ -84,19 +94,25 @@ func run(ctx context.Context, args []string) error {
 	if err := errors.Join(checkList(ctx, root), cluster.LabelZones(ctx)); err != nil {
 		return err
 	}
-	report := filepath.Join(root, "dist", "upstream")
+	var faults []error
+	for _, r := range o.runs { // all of them: one run should tell everything that is wrong
+		if err := ginkgo(ctx, root, r, o.procs); err != nil {
+			faults = append(faults, fmt.Errorf("set %s: %w", r.name, err))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// ginkgo runs a set of the suite. The flags are those that the suite's own users give it on clusters
+// that no cloud provider made.
+func ginkgo(ctx context.Context, root string, r named, procs int) error {
+	report := filepath.Join(root, "dist", "upstream", r.name)
 	if err := os.MkdirAll(report, 0o755); err != nil {
 		return fmt.Errorf("make the report's folder: %w", err)
 	}
-	return ginkgo(ctx, root, report, o)
-}
-
-// ginkgo runs the suite. The flags are those that the suite's own users give it on clusters that no
-// cloud provider made.
-func ginkgo(ctx context.Context, root, report string, o options) error {
-	args := []string{"--nodes=" + strconv.Itoa(o.procs), "--focus=" + o.focus, "--no-color"}
-	if o.skip != "" {
-		args = append(args, "--skip="+o.skip)
+	args := []string{"--nodes=" + strconv.Itoa(procs), "--focus=" + r.focus, "--no-color"}
+	if r.skip != "" {
+		args = append(args, "--skip="+r.skip)
 	}
 	args = append(args, harness.Bin(root, "e2e.test"), "--",
 		"--kubeconfig="+filepath.Join(root, ".testbed", "kubeconfig"),

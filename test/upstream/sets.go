@@ -28,6 +28,25 @@ var dozen = []string{
 	`Proxy version v1 should proxy through a service and a pod`,
 }
 
+// netpolDozen names a few tests of NetworkPolicy that between them cross everything a policy can say:
+// isolation, each kind of peer and port, both directions, and several policies at once.
+var netpolDozen = []string{
+	`support a 'default-deny-ingress' policy`, // over TCP and over UDP
+	`support a 'default-deny-all' policy`,
+	`deny egress from all pods in a namespace`,
+	`enforce policy based on PodSelector with MatchExpressions`,
+	`enforce policy based on PodSelector and NamespaceSelector`,
+	`enforce policy based on PodSelector or NamespaceSelector`,
+	`allow ingress access on one named port`,
+	`allow egress access on one named port`,
+	`enforce policy based on Ports`, // over TCP and over UDP
+	`enforce multiple, stacked policies with overlapping podSelectors`,
+	`allow egress access to server in CIDR block`,
+	`enforce except clause while egress access to server in CIDR block`,
+	`ensure an IP overlapping both IPBlock.CIDR and IPBlock.Except is allowed`,
+	`should support creating NetworkPolicy API with endport field`,
+}
+
 // omission is a group of tests that the testbed cannot run, or that are no matter of the network.
 type omission struct {
 	pattern, reason string
@@ -36,7 +55,7 @@ type omission struct {
 // omissions in the order in which a test is looked up: the first that matches gives the reason.
 var omissions = []omission{
 	{`\bNetpol\b`, "NetworkPolicy: the set `netpol` has them"},
-	{`\[Feature:SCTPConnectivity\]`, "needs SCTP in the kernel, which the testbed's kernel lacks"},
+	{sctp, "needs SCTP in the kernel, which the testbed's kernel lacks"},
 	{`\[Feature:LoadBalancer\]`, "needs a cloud that hands out addresses of load balancers and routes them to the nodes"},
 	{`\[Provider:[a-z,]*\]`, "written for certain clouds, and skips itself elsewhere"},
 	{`\[Feature:KubeProxyNFAcct\]`, "looks for counters that kube-proxy keeps in its iptables mode"},
@@ -55,6 +74,7 @@ const (
 	conformance = `\[Conformance\]`
 	serial      = `\[Serial\]|\[Disruptive\]`
 	sigNetwork  = `\[sig-network\]`
+	sctp        = `\[Feature:SCTPConnectivity\]`
 )
 
 // omitted joins the patterns of all omissions, and others.
@@ -73,8 +93,9 @@ var sets = map[string]set{
 	"services":    {focus: sigNetwork, skip: omitted(conformance, serial)},
 	"sig-network": {focus: sigNetwork, skip: omitted(serial)},
 	// serial are those that must run alone: run them with --procs=1.
-	"serial": {focus: sigNetwork + `.*(` + serial + `)`, skip: omitted()},
-	"netpol": {focus: sigNetwork + ` Netpol`, skip: `\[Feature:SCTPConnectivity\]`},
+	"serial":       {focus: sigNetwork + `.*(` + serial + `)`, skip: omitted()},
+	"netpol":       {focus: sigNetwork + ` Netpol`, skip: sctp},
+	"netpol-dozen": {focus: sigNetwork + ` Netpol .*(` + strings.Join(netpolDozen, "|") + `)`, skip: sctp},
 }
 
 func setNames() []string {
