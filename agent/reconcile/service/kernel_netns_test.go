@@ -211,6 +211,7 @@ func TestBurst(t *testing.T) {
 		m.cluster.drop(i + 1)
 	}
 	m.inForce("after the burst")
+	m.stop() // the ledger is the running loop's own
 	if n := len(m.loop.ledger.Known()); n != 1 {
 		t.Errorf("%d Services are remembered, want 1", n)
 	}

@@ -89,6 +89,7 @@ func TestNothingStaleAfterABurst(t *testing.T) {
 		r.cluster.drop(i + 1)
 	}
 	r.settled("after the burst")
+	r.stop() // the ledger is the running loop's own
 	if n := len(r.loop.ledger.Known()); n != 1 {
 		t.Errorf("%d Services are remembered, want 1", n)
 	}
