@@ -1,0 +1,267 @@
+//go:build e2e
+
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/weftnet/weftnet/crds/v1alpha1"
+	"github.com/weftnet/weftnet/test/harness"
+)
+
+const (
+	waves    = 3
+	waveSize = 67 // so many Pods more does each wave start; 3 nodes hold them
+)
+
+// TestNoPacketBeforeThePolicy starts 201 Pods under a policy that lets nobody in, while a Pod on each
+// node sends UDP and TCP to every address that a Pod could get, each millisecond to those that have just got a
+// route. The kernel has counted what a Pod received since its namespace was made: nothing. One Pod a
+// wave and node is under no policy, and shows that the senders are there in time.
+func TestNoPacketBeforeThePolicy(t *testing.T) {
+	closed, open := makeNamespace(t), makeNamespace(t)
+	makePolicy(t, closed, ingressPolicy("nobody"))
+	for wave := range waves {
+		flood := startFlood(t)
+		startWave(t, closed, waveSize)
+		startWave(t, open, nodes)
+		pods, free := ready(t, closed, waveSize), ready(t, open, nodes)
+		eventually(t, "packets reach the Pods without a policy", func() error { return allReached(processes(t), free) })
+		sent := flood.stop()
+		reached, by := 0, processes(t)
+		for _, pod := range pods {
+			flood.covers(t, &pod)
+			if got := receivedBy(t, by, &pod); got != (received{}) {
+				t.Errorf("Pod %s on %s received %+v", pod.Name, pod.Spec.NodeName, got)
+				reached++
+			}
+		}
+		t.Logf("wave %d: %d packets and connections sent, %d of %d Pods under the policy received any", wave+1, sent, reached, len(pods))
+		clear(t, closed)
+		clear(t, open)
+	}
+}
+
+// startWave makes Pods, as many on each node.
+func startWave(t *testing.T, namespace string, count int) {
+	t.Helper()
+	errs := make([]error, count)
+	var all sync.WaitGroup
+	for i := range count {
+		all.Go(func() { _, errs[i] = makePod(t.Context(), namespace, "pod-"+strconv.Itoa(i), nodeName(i%nodes)) })
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func ready(t *testing.T, namespace string, count int) []corev1.Pod {
+	t.Helper()
+	pods, err := cluster.WaitPods(t.Context(), namespace, "app=silent", count, 3*time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pods
+}
+
+func clear(t *testing.T, namespace string) {
+	t.Helper()
+	now := int64(0)
+	err := cluster.Client.CoreV1().Pods(namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready(t, namespace, 0)
+}
+
+// received is what the kernel counts in a network namespace from its beginning, both whether
+// somebody listens there or not.
+type received struct{ udp4, udp6, tcp int }
+
+func receivedBy(t *testing.T, processes map[string]string, pod *corev1.Pod) received {
+	t.Helper()
+	process, found := processes[string(pod.UID)]
+	if !found {
+		t.Fatalf("no process is in a cgroup of Pod %s", pod.Name)
+	}
+	snmp, err := os.ReadFile(filepath.Join(process, "net", "snmp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	snmp6, err := os.ReadFile(filepath.Join(process, "net", "snmp6"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v4 := counters(string(snmp))
+	for line := range strings.Lines(string(snmp6)) {
+		if f := strings.Fields(line); len(f) == 2 {
+			v4[f[0]], _ = strconv.Atoi(f[1])
+		}
+	}
+	for _, name := range []string{"Udp:InDatagrams", "Udp:NoPorts", "Tcp:InSegs", "Udp6InDatagrams", "Udp6NoPorts"} {
+		if _, found := v4[name]; !found {
+			t.Fatalf("the kernel has no counter %s", name)
+		}
+	}
+	return received{v4["Udp:InDatagrams"] + v4["Udp:NoPorts"], v4["Udp6InDatagrams"] + v4["Udp6NoPorts"], v4["Tcp:InSegs"]}
+}
+
+// counters reads pairs of lines, of names and of values.
+func counters(text string) map[string]int {
+	out := map[string]int{}
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	for i := 0; i+1 < len(lines); i += 2 {
+		names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
+		for j := 1; j < min(len(names), len(values)); j++ {
+			out[names[0]+names[j]], _ = strconv.Atoi(values[j])
+		}
+	}
+	return out
+}
+
+func allReached(by map[string]string, pods []corev1.Pod) error {
+	for i := range pods {
+		process := by[string(pods[i].UID)]
+		snmp, err := os.ReadFile(filepath.Join(process, "net", "snmp"))
+		if err != nil {
+			return err
+		}
+		if c := counters(string(snmp)); c["Udp:NoPorts"] == 0 || c["Tcp:InSegs"] == 0 {
+			return fmt.Errorf("none has reached Pod %s", pods[i].Name)
+		}
+		snmp6, err := os.ReadFile(filepath.Join(process, "net", "snmp6"))
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(snmp6)) {
+			if f := strings.Fields(line); len(f) == 2 && f[0] == "Udp6NoPorts" && f[1] == "0" {
+				return fmt.Errorf("none over IPv6 has reached Pod %s", pods[i].Name)
+			}
+		}
+	}
+	return nil
+}
+
+// TestOpenSoon starts 201 Pods that a policy lets the probes into, while another lets the probes out to
+// such Pods only, and measures from when a Pod is seen to be Running until a probe on another node
+// gets through to it, over both families.
+func TestOpenSoon(t *testing.T) {
+	namespace := makeNamespace(t)
+	makePolicy(t, namespace, ingressPolicy("probes", networkingv1.NetworkPolicyIngressRule{From: []networkingv1.NetworkPolicyPeer{
+		{NamespaceSelector: namespaceNamed(harness.ProbeNamespace)},
+	}}))
+	makePolicy(t, harness.ProbeNamespace, &networkingv1.NetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: "only-silent"},
+		Spec: networkingv1.NetworkPolicySpec{
+			PodSelector: metav1.LabelSelector{MatchLabels: map[string]string{"app": "probe"}},
+			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress},
+			Egress: []networkingv1.NetworkPolicyEgressRule{{To: []networkingv1.NetworkPolicyPeer{
+				{NamespaceSelector: namespaceNamed(namespace), PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "silent"}}},
+			}}},
+		},
+	})
+	var took []time.Duration
+	for range waves {
+		took = append(took, openWave(t, namespace)...)
+		clear(t, namespace)
+	}
+	slices.Sort(took)
+	t.Logf("%d Pods, from Running to the first packet delivered from another node, IPv4 and IPv6: p50 %s, p99 %s, longest %s",
+		waves*waveSize, took[len(took)/2].Round(time.Millisecond/10), took[len(took)*99/100].Round(time.Millisecond/10), took[len(took)-1].Round(time.Millisecond/10))
+}
+
+// openWave starts a wave and gives the times of all addresses.
+func openWave(t *testing.T, namespace string) []time.Duration {
+	t.Helper()
+	events, err := cluster.Client.CoreV1().Pods(namespace).Watch(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.Stop()
+	clients := map[string]place{}
+	for i := range nodes {
+		clients[nodeName(i)] = placeOf(t, &probes.Pods[(i+1)%nodes]) // on another node
+	}
+	startWave(t, namespace, waveSize)
+	var mu sync.Mutex
+	var took []time.Duration
+	var all sync.WaitGroup
+	for seen := map[string]bool{}; len(seen) < waveSize; {
+		event, more := <-events.ResultChan()
+		pod, is := event.Object.(*corev1.Pod)
+		if !more || !is {
+			t.Fatalf("the watch has ended after %d Pods: %v", len(seen), event)
+		}
+		if event.Type == watch.Deleted || pod.Status.Phase != corev1.PodRunning || seen[pod.Name] {
+			continue
+		}
+		seen[pod.Name] = true
+		begin := time.Now()
+		for _, addr := range harness.Addresses(pod) {
+			all.Go(func() {
+				err := reach(t, clients[pod.Spec.NodeName], netip.AddrPortFrom(addr, 9))
+				mu.Lock()
+				defer mu.Unlock()
+				took = append(took, time.Since(begin))
+				if err != nil {
+					t.Errorf("Pod %s: %v", pod.Name, err)
+				}
+			})
+		}
+	}
+	all.Wait()
+	return took
+}
+
+// reach tries to connect until the Pod itself refuses: nobody listens there, so that is its answer.
+func reach(t *testing.T, from place, to netip.AddrPort) error {
+	t.Helper()
+	for deadline := time.Now().Add(settle); ; {
+		var err error
+		from.Do(t, func() { _, err = net.DialTimeout("tcp", to.String(), 20*time.Millisecond) })
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s is not reached from %s: %w", to, from.pod.Spec.NodeName, err)
+		}
+	}
+}
+
+// blocks are those that Pods' addresses come from.
+func blocks(ctx context.Context) ([]netip.Prefix, error) {
+	var list v1alpha1.MeshNodeList
+	if err := cluster.Mesh.List(ctx, &list); err != nil {
+		return nil, err
+	}
+	var out []netip.Prefix
+	for _, node := range list.Items {
+		for _, cidr := range node.Spec.PodCIDRs {
+			p, err := netip.ParsePrefix(string(cidr))
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
