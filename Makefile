@@ -68,6 +68,10 @@ test-apiserver: ## Tests against a real etcd and kube-apiserver: schemas, RBAC, 
 test-e2e: ## End-to-end suites on the testbed: connectivity, faults, leak audit (root).
 	$(GO) test -tags e2e -count=1 -p 1 -timeout 60m -v $(ARGS) ./test/e2e/...
 
+.PHONY: test-first-packet
+test-first-packet: ## 200 Pods started under a policy while their addresses are flooded; how soon an allowed one is reached (root).
+	$(GO) test -tags e2e,firstpacket -count=1 -timeout 30m -v -run 'NoPacketBeforeThePolicy|OpenSoon' $(ARGS) ./test/e2e/policy
+
 .PHONY: test-upstream
 test-upstream: ## Kubernetes' own [sig-network] tests: [Conformance], and Netpol without SCTP; no kube-proxy (root).
 	$(GO) run ./test/upstream --nodes=$(NODES) --set=conformance,netpol $(ARGS)
@@ -167,7 +171,7 @@ verify: verify-generated vet chart-lint ## gofmt, go vet under every tag, import
 .PHONY: vet
 vet: ## go vet, plain and under each build tag.
 	$(GO) vet ./...
-	$(GO) vet -tags netns,apiserver,e2e,bench,kernelvm ./...
+	$(GO) vet -tags netns,apiserver,e2e,firstpacket,bench,kernelvm ./...
 
 .PHONY: verify-generated
 verify-generated: ## Fail when `make generate` would change a file.
