@@ -162,8 +162,12 @@ func TestAgentKilledWhileProgramming(t *testing.T) {
 		addrs, err = tryMany(t.Context(), "killed", 400)
 		made <- err
 	}()
-	for range 3 {
-		fault(t, "kill", "agent")
+	t.Cleanup(func() { heal(t) })
+	for range 3 { // those of the last time may not be back yet
+		eventually(t, "an agent is killed", func() error {
+			_, err := cluster.Testbed(t.Context(), "fault", "kill", "agent")
+			return err
+		})
 	}
 	if err := <-made; err != nil {
 		t.Fatal(err)
