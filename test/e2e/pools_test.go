@@ -152,9 +152,16 @@ func createGhost(t *testing.T, name string) {
 	})
 }
 
+// deleteGhost also deletes the Pods that a DaemonSet had meant for it: nobody else does so soon, and
+// they would be waited for.
 func deleteGhost(t *testing.T, name string) {
 	t.Helper()
 	if err := cluster.Client.CoreV1().Nodes().Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
+	err := cluster.Client.CoreV1().Pods(harness.ProbeNamespace).DeleteCollection(t.Context(), metav1.DeleteOptions{},
+		metav1.ListOptions{FieldSelector: "spec.nodeName="})
+	if err != nil {
 		t.Error(err)
 	}
 }
