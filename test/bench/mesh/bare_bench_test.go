@@ -4,11 +4,12 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -24,13 +25,17 @@ type bareNode struct {
 	namespace, device string
 	underlay, inner   netip.Addr
 	key               wgtypes.Key
+	tunnel            place // with the share of the processors that Weftnet's tunnel has on this node
 }
 
-const barePort = 51899
+const (
+	barePort    = 51899
+	netnsFolder = "/run/netns/"
+)
 
 // bareSide joins the first two nodes by a pair of wireguard-go processes that nothing manages, with
 // the settings that wireguard-go has by itself and the MTU that the mesh has.
-func bareSide(t *testing.T, cluster *harness.Cluster) side {
+func bareSide(t *testing.T, cluster *harness.Cluster, probes *harness.Probes) side {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "wireguard-go")
 	if _, err := harness.Command(t.Context(), cluster.Root, os.Stderr, "go", "build", "-o", program, "golang.zx2c4.com/wireguard"); err != nil {
@@ -45,7 +50,7 @@ func bareSide(t *testing.T, cluster *harness.Cluster) side {
 		if err != nil {
 			t.Fatal(err)
 		}
-		pair[i].key = key
+		pair[i].key, pair[i].tunnel = key, tunnelPlace(t, cluster, pair[i].namespace)
 		startBare(t, program, pair[i])
 	}
 	for i := range pair {
@@ -53,26 +58,40 @@ func bareSide(t *testing.T, cluster *harness.Cluster) side {
 			t.Fatal(err)
 		}
 	}
-	inNamespace(t, pair[1].namespace, "iperf3", "-s", "-p", fmt.Sprint(streamPort), "-B", pair[1].inner.String())
-	run := func(ctx context.Context, command ...string) (string, error) {
-		return harness.Command(ctx, cluster.Root, nil, "ip", append([]string{"netns", "exec", pair[0].namespace}, command...)...)
-	}
-	s := side{run: run, to: pair[1].inner}
-	err := harness.Eventually(t.Context(), 15*time.Second, "bare pair answers", func(ctx context.Context) error {
-		_, err := run(ctx, "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/%d", s.to, streamPort))
-		return err
-	})
+	from, to := placeOf(t, &probes.Pods[0]).in(netnsFolder+pair[0].namespace), placeOf(t, &probes.Pods[1]).in(netnsFolder+pair[1].namespace)
+	to.start(t, "iperf3", "-s", "-p", itoa(streamPort), "-B", pair[1].inner.String())
+	s := side{run: runIn(cluster, from), to: pair[1].inner}
+	s.waitForStreams(t, "bare pair answers")
+	return s
+}
+
+// tunnelPlace is where Weftnet's own tunnel runs on a node.
+func tunnelPlace(t *testing.T, cluster *harness.Cluster, node string) place {
+	t.Helper()
+	pods, err := cluster.WaitPods(t.Context(), "weftnet-system", "app.kubernetes.io/component=wireguard", nodes, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	for i := range pods {
+		if pods[i].Spec.NodeName == node {
+			return placeOf(t, &pods[i]).in(netnsFolder + node)
+		}
+	}
+	t.Fatalf("no tunnel runs on %s", node)
+	return place{}
 }
 
 func startBare(t *testing.T, program string, n bareNode) {
 	t.Helper()
-	inNamespace(t, n.namespace, program, "-f", n.device)
-	err := harness.Eventually(t.Context(), 5*time.Second, "device "+n.device+" exists", func(ctx context.Context) error {
-		_, err := os.Stat("/var/run/wireguard/" + n.device + ".sock")
+	// A killed wireguard-go leaves its socket behind, which would look like a device that is there.
+	socket := "/var/run/wireguard/" + n.device + ".sock"
+	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(socket) })
+	n.tunnel.start(t, program, "-f", n.device)
+	err := harness.Eventually(t.Context(), 15*time.Second, "device "+n.device+" exists", func(ctx context.Context) error {
+		_, err := os.Stat(socket)
 		return err
 	})
 	if err != nil {
@@ -86,19 +105,6 @@ func startBare(t *testing.T, program string, n bareNode) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// inNamespace starts a program in a node's network namespace and ends it with the test.
-func inNamespace(t *testing.T, namespace string, command ...string) {
-	t.Helper()
-	cmd := exec.Command("nsenter", append([]string{"--net=/run/netns/" + namespace}, command...)...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
 }
 
 func (n bareNode) configure(peer bareNode) error {
