@@ -57,16 +57,21 @@ type Config struct {
 }
 
 const (
-	// askEvery is how often Ready is asked before the configuration is there.
-	askEvery = 200 * time.Millisecond
+	// askEvery is how often Ready is asked before the configuration is there, and the first pause after an
+	// installation that failed; each further one is twice as long, up to longestPause.
+	askEvery     = 200 * time.Millisecond
+	longestPause = 5 * time.Second
 	// lookEvery is how often the files are compared when nothing tells of a change.
 	lookEvery = 30 * time.Second
 )
 
 // Installer keeps the plugin and its configuration on the host.
 type Installer struct {
-	cfg  Config
-	said string
+	cfg Config
+	// installed says that everything was in its place once: from then on it stays, whatever Ready says.
+	installed bool
+	// waiting, fault and rival are what was last said of each, so that it is said once.
+	waiting, fault, rival string
 }
 
 // New makes an installer.
@@ -89,14 +94,12 @@ func (i *Installer) Run(ctx context.Context) error {
 	} else {
 		defer stop()
 	}
-	installed := false
+	var pause time.Duration
 	for {
-		pause := lookEvery
-		if !installed {
-			pause = askEvery
-		}
-		if err := i.try(&installed); err != nil {
-			i.sayOnce(err)
+		pause = i.try(pause)
+		hear := events
+		if pause != lookEvery {
+			hear = nil // what an attempt itself does to the folders would call for the next one at once
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -104,32 +107,44 @@ func (i *Installer) Run(ctx context.Context) error {
 			timer.Stop()
 			return nil
 		case <-timer.C:
-		case <-events:
+		case <-hear:
 			timer.Stop()
 		}
 	}
 }
 
-func (i *Installer) try(installed *bool) error {
-	if !*installed {
+// try installs once the agent is ready, and says when to look again: after lookEvery, when everything is in its
+// place. last is the pause before.
+func (i *Installer) try(last time.Duration) time.Duration {
+	if !i.installed {
 		if err := i.cfg.Ready(); err != nil {
-			return fmt.Errorf("the CNI configuration waits: %w", err)
+			if differs(&i.waiting, err.Error()) {
+				i.cfg.Logger.Info("the CNI configuration waits", "for", err)
+			}
+			return askEvery
 		}
 	}
 	if err := i.Install(); err != nil {
-		*installed = false
-		return err
+		if differs(&i.fault, err.Error()) {
+			i.cfg.Logger.Error("the CNI plugin cannot be installed; trying again; without it no Pod can start on this node", "error", err)
+		}
+		if last == lookEvery {
+			return askEvery
+		}
+		return min(max(2*last, askEvery), longestPause)
 	}
-	*installed = true
-	return nil
+	i.installed = true
+	if differs(&i.fault, "") {
+		i.cfg.Logger.Info("the CNI plugin is installed again")
+	}
+	return lookEvery
 }
 
-// sayOnce logs what stands in the way when it changes, not five times a second.
-func (i *Installer) sayOnce(err error) {
-	if text := err.Error(); text != i.said {
-		i.said = text
-		i.cfg.Logger.Info("CNI installation", "reason", text)
-	}
+// differs tells whether what is to be said was not said last, and notes it.
+func differs(said *string, text string) bool {
+	before := *said
+	*said = text
+	return text != before
 }
 
 // Install writes what is missing or differs: the plugin, then its configuration.
@@ -203,6 +218,7 @@ func (i *Installer) others() error {
 	if err != nil {
 		return err
 	}
+	rival := ""
 	for _, name := range names {
 		path := filepath.Join(i.cfg.ConfDir, name)
 		switch {
@@ -213,8 +229,11 @@ func (i *Installer) others() error {
 			}
 			i.cfg.Logger.Info("set another CNI configuration aside", "path", path+DisabledSuffix)
 		case name < ConfName:
-			i.sayOnce(fmt.Errorf("%s sorts before %s: the runtime uses it, and not Weftnet", path, ConfName))
+			rival = path
 		}
+	}
+	if differs(&i.rival, rival) && rival != "" {
+		i.cfg.Logger.Warn("another CNI configuration sorts before Weftnet's: the runtime uses that one", "path", rival, "ours", ConfName)
 	}
 	return nil
 }

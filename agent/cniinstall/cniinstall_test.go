@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+
+	"github.com/weftnet/weftnet/test/poll"
 )
 
 type host struct {
@@ -60,15 +62,12 @@ func (h *host) binary() string { return filepath.Join(h.BinDir, PluginName) }
 
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		if cond() {
-			return
+	poll.Until(t, time.Minute, what, func() error {
+		if !cond() {
+			return errors.New("not yet")
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not in 10 s: %s", what)
-		}
-		<-time.After(5 * time.Millisecond)
-	}
+		return nil
+	})
 }
 
 func exists(path string) bool {

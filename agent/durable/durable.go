@@ -48,7 +48,7 @@ func (w Writer) write(path string, data []byte, mode fs.FileMode, publish func(f
 	}
 	f, err := os.CreateTemp(dir, "."+name+tempMark+"*")
 	if err != nil {
-		return fmt.Errorf("create a temporary file for %s: %w", path, err)
+		return fmt.Errorf("create a temporary file for %s: %w", path, nameless(err))
 	}
 	err = w.fill(f, data, mode)
 	if err == nil {
@@ -59,7 +59,7 @@ func (w Writer) write(path string, data []byte, mode fs.FileMode, publish func(f
 	}
 	if err != nil {
 		if !errors.As(err, new(stopped)) {
-			err = errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(f.Name()))
+			err = errors.Join(fmt.Errorf("write %s: %w", path, nameless(err)), os.Remove(f.Name()))
 		}
 		return err
 	}
@@ -67,6 +67,21 @@ func (w Writer) write(path string, data []byte, mode fs.FileMode, publish func(f
 		return err
 	}
 	return SyncDir(dir)
+}
+
+// nameless leaves out the name of the temporary file, which is another one each time: who writes again and again and says a
+// fault once knows by its text that it is the same.
+func nameless(err error) error {
+	var onPath *fs.PathError
+	var onLink *os.LinkError
+	switch {
+	case errors.As(err, &onPath):
+		return fmt.Errorf("%s: %w", onPath.Op, onPath.Err)
+	case errors.As(err, &onLink):
+		return fmt.Errorf("%s: %w", onLink.Op, onLink.Err)
+	default:
+		return err
+	}
 }
 
 // fill writes the temporary file and closes it.
