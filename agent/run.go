@@ -47,17 +47,19 @@ type agent struct {
 	server    status.Server
 	// policy is nil where the policy engine is off.
 	policy *policies
+	// running ends when the agent stops.
+	running context.Context
 }
 
 // run makes the parts and lets them work until the context ends or one of them fails for good.
 func run(ctx context.Context, o options, log *slog.Logger) error {
-	a, err := build(o, log)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	a, err := build(ctx, o, log)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = a.kernel.Close() }()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	var work sync.WaitGroup
 	start := func(name string, f func(context.Context) error) {
 		work.Go(func() {
@@ -95,8 +97,8 @@ func plain(f func(context.Context)) func(context.Context) error {
 	return func(ctx context.Context) error { f(ctx); return nil }
 }
 
-func build(o options, log *slog.Logger) (*agent, error) {
-	a := &agent{o: o, log: log}
+func build(running context.Context, o options, log *slog.Logger) (*agent, error) {
+	a := &agent{o: o, log: log, running: running}
 	keys, err := a.keys()
 	if err != nil {
 		return nil, err
@@ -238,7 +240,7 @@ func (p pods) Changed() <-chan struct{} { return p.cni.Changed() }
 type rules struct{ *agent }
 
 func (r rules) Add(ctx context.Context, at state.Attachment) error {
-	return errors.Join(r.admit(ctx, at), r.enforce(ctx, at))
+	return r.whileRunning(ctx, func(ctx context.Context) error { return errors.Join(r.admit(ctx, at), r.enforce(ctx, at)) })
 }
 
 // Remove does not wait for a loop that has not had its first pass: while the agent starts, the CNI
@@ -247,7 +249,20 @@ func (r rules) Remove(ctx context.Context, at state.Attachment) error {
 	if _, begun := r.loop.Report(); !begun {
 		return nil
 	}
-	return r.sync(ctx, at)
+	return r.whileRunning(ctx, func(ctx context.Context) error { return r.sync(ctx, at) })
+}
+
+// whileRunning gives up when the agent stops: its loops have ended then, and a request that waited for them would
+// keep the agent from going, and its successor from coming.
+func (r rules) whileRunning(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.running, cancel)()
+	err := f(ctx)
+	if err != nil && r.running.Err() != nil {
+		return fmt.Errorf("%w: the agent stops: %w", cniserver.ErrTryAgain, err)
+	}
+	return err
 }
 
 // enforce waits for the whole table where the Pod has host ports, and else for the Pod's part alone.

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"strings"
@@ -49,7 +51,7 @@ func TestStartAfterReboot(t *testing.T) {
 	made := make(chan error, 1)
 	go func() {
 		_, err := cniserver.New(cniserver.Config{
-			NodeName: "node1", StateDir: dir, Pods: noLinks{}, Rules: rules{&agent{loop: loop}}, Ready: loop.Ready,
+			NodeName: "node1", StateDir: dir, Pods: noLinks{}, Rules: rules{&agent{loop: loop, running: t.Context()}}, Ready: loop.Ready,
 		})
 		made <- err
 	}()
@@ -64,5 +66,29 @@ func TestStartAfterReboot(t *testing.T) {
 	text, err := os.ReadFile(dir + "/" + attachlog.FileName)
 	if err != nil || !strings.Contains(string(text), `"del":"weftp0000000001"`) {
 		t.Errorf("the attachment was not ended: %v\n%.500s", err, text)
+	}
+}
+
+// TestStopLetsRequestsGo has an ADD wait for a loop that has ended: it is told to come again, at once.
+func TestStopLetsRequestsGo(t *testing.T) {
+	running, stop := context.WithCancel(t.Context())
+	r := rules{&agent{loop: reconcile.New(reconcile.Config{}), running: running}}
+	added := make(chan error, 1)
+	go func() {
+		added <- r.Add(context.WithoutCancel(running), state.Attachment{HostPorts: []state.HostPort{{HostPort: 53}}})
+	}()
+	select {
+	case err := <-added:
+		t.Fatalf("nothing is in force, and ADD ends with %v", err)
+	default:
+	}
+	stop()
+	select {
+	case err := <-added:
+		if !errors.Is(err, cniserver.ErrTryAgain) {
+			t.Errorf("ADD ends with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("ADD waits for a loop that has ended")
 	}
 }
