@@ -79,11 +79,13 @@ func setBuffer(fd, force, plain, size int) {
 // Port is the address of the socket, which events carry that its requests cause.
 func (c *Conn) Port() uint32 { return c.port }
 
-// Close ends the socket.
+// Close ends the socket. A request that comes later fails: the descriptor's number may be another's by then.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return unix.Close(c.fd)
+	fd := c.fd
+	c.fd = -1
+	return unix.Close(fd)
 }
 
 // Frame appends one netlink message.
