@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +23,7 @@ import (
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 	"github.com/weftnet/weftnet/operator/controllers"
 	"github.com/weftnet/weftnet/test/apiserver"
+	"github.com/weftnet/weftnet/test/poll"
 )
 
 // replica is one running operator.
@@ -91,21 +91,7 @@ func get(address, path string) (string, error) {
 
 func eventually(t *testing.T, condition func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatal(err)
-		case <-tick.C:
-		}
-	}
+	poll.Until(t, 3*time.Minute, "what the operator does", condition)
 }
 
 // TestReplicas runs the program twice: one leads, both are ready, and when the leader is killed the

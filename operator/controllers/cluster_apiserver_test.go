@@ -25,6 +25,7 @@ import (
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 	"github.com/weftnet/weftnet/operator/controllers"
 	"github.com/weftnet/weftnet/test/apiserver"
+	"github.com/weftnet/weftnet/test/poll"
 )
 
 // patience is generous: the machine may be building meanwhile.
@@ -95,21 +96,7 @@ func runOperator(t *testing.T, config *rest.Config, name string, cooldown time.D
 // eventually waits until a condition holds.
 func eventually(t *testing.T, condition func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("after %s: %v", patience, err)
-		case <-tick.C:
-		}
-	}
+	poll.Until(t, patience, "what the operator does", condition)
 }
 
 // cluster writes what a user and the kubelets write.

@@ -21,6 +21,7 @@ import (
 	"github.com/weftnet/weftnet/agent/snapshot"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/test/nstest"
+	"github.com/weftnet/weftnet/test/poll"
 )
 
 // machine is the loop on the kernel of a network namespace.
@@ -95,24 +96,16 @@ func (m *machine) nft(args ...string) string {
 // inForce waits until the kernel has what the cluster means, and nothing else.
 func (m *machine) inForce(what string) {
 	m.t.Helper()
-	var last string
-	deadline := time.Now().Add(60 * time.Second)
-	for {
+	poll.Until(m.t, patience, what, func() error {
 		have, err := m.table.Observe(m.t.Context())
-		if err == nil && m.loop.Ready() == nil {
-			c := nft.Diff(have, m.cluster.want(m.node))
-			if c.Empty() {
-				return
-			}
-			last = c.String()
-		} else {
-			last = fmt.Sprint(err, m.loop.Ready())
+		if err := errors.Join(err, m.loop.Ready()); err != nil {
+			return err
 		}
-		if time.Now().After(deadline) {
-			m.t.Fatalf("%s: there is still\n%s", what, last)
+		if c := nft.Diff(have, m.cluster.want(m.node)); !c.Empty() {
+			return fmt.Errorf("there is still\n%s", c)
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return nil
+	})
 }
 
 // dying ends the agent, as kill -9 does, in the middle of programming: after some transactions

@@ -20,6 +20,7 @@ import (
 	"github.com/weftnet/weftnet/agent/snapshot"
 	source "github.com/weftnet/weftnet/agent/source/service"
 	"github.com/weftnet/weftnet/agent/state"
+	"github.com/weftnet/weftnet/test/poll"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -245,29 +246,26 @@ func (r *rig) restart() {
 // eventually waits until the condition holds.
 func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("%s: not within 20 s; %+v", what, r.loop.Ready())
+	poll.Until(r.t, patience, what, func() error {
+		if !ok() {
+			return fmt.Errorf("not yet; %+v", r.loop.Ready())
 		}
-		time.Sleep(time.Millisecond) // between two looks, not for anything to happen
-	}
+		return nil
+	})
 }
+
+// patience is how long a test waits for what takes milliseconds on an idle machine.
+const patience = time.Minute
 
 // settled waits until the table is what the cluster means.
 func (r *rig) settled(what string) {
 	r.t.Helper()
-	var got, want state.Table
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		got, _ = r.fake.Table()
-		want = r.cluster.want(r.node)
-		if got.Equal(want) && r.loop.Ready() == nil {
-			return
+	poll.Until(r.t, patience, what, func() error {
+		got, _ := r.fake.Table()
+		want := r.cluster.want(r.node)
+		if !got.Equal(want) || r.loop.Ready() != nil {
+			return fmt.Errorf("%v; the table is\n%s\nwant\n%s", r.loop.Ready(), got, want)
 		}
-		if time.Now().After(deadline) {
-			r.t.Fatalf("%s: %v; the table is\n%s\nwant\n%s", what, r.loop.Ready(), got, want)
-		}
-		time.Sleep(time.Millisecond)
-	}
+		return nil
+	})
 }
