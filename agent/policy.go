@@ -62,8 +62,6 @@ func (a *agent) buildPolicy(cfg *rest.Config, metrics *status.Metrics) error {
 	return nil
 }
 
-func (p *policies) close() error { return errors.Join(p.table.Close(), p.flows.Close()) }
-
 // admit puts in force what policies say of a new Pod.
 func (a *agent) admit(ctx context.Context, at state.Attachment) error {
 	if a.policy == nil {

@@ -75,9 +75,7 @@ type ServiceConfig struct {
 
 // Equal tells whether both are the same settings.
 func (c ServiceConfig) Equal(o ServiceConfig) bool {
-	same := slices.Equal(c.NodePortAddresses, o.NodePortAddresses)
-	c.NodePortAddresses, o.NodePortAddresses = nil, nil
-	return same && c.ConntrackMaxPerCore == o.ConntrackMaxPerCore && c.ConntrackMin == o.ConntrackMin &&
+	return slices.Equal(c.NodePortAddresses, o.NodePortAddresses) && c.ConntrackMaxPerCore == o.ConntrackMaxPerCore && c.ConntrackMin == o.ConntrackMin &&
 		c.TCPEstablished == o.TCPEstablished && c.TCPCloseWait == o.TCPCloseWait && c.TCPBeLiberal == o.TCPBeLiberal
 }
 

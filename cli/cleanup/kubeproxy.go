@@ -30,7 +30,7 @@ const ServiceTable = "weftnet-service"
 // Why nothing was removed.
 var (
 	ErrKubeProxyRuns = errors.New("kube-proxy still runs on this node and would put everything back: remove it first (kubectl -n kube-system delete daemonset kube-proxy), or use --force")
-	ErrNoServices    = errors.New("Weftnet's table inet " + ServiceTable + " is not on this node: without kube-proxy's rules no Service would work here, and established connections would lose their translation; " +
+	ErrNoServices    = errors.New("table inet " + ServiceTable + " of Weftnet is not on this node: without kube-proxy's rules no Service would work here, and established connections would lose their translation; " +
 		"switch the service proxy on first (chart value serviceProxy.enabled), or use --force")
 )
 

@@ -11,8 +11,6 @@ type tuple struct {
 	src, dst netip.AddrPort
 }
 
-func (t tuple) reversed() tuple { return tuple{t.proto, t.dst, t.src} }
-
 // Tuple is one direction of a flow.
 type Tuple struct {
 	Proto    uint8

@@ -49,11 +49,11 @@ func newCompiled() *compiled {
 	}
 }
 
-// use takes a share in the item of a key, which make makes if it is not there.
-func (c *compiled) use(key string, make func() *item) *item {
+// use takes a share in the item of a key, which create makes if it is not there.
+func (c *compiled) use(key string, create func() *item) *item {
 	it := c.items[key]
 	if it == nil {
-		it = make()
+		it = create()
 		it.key = key
 		c.items[key] = it
 	}

@@ -111,8 +111,8 @@ func (c *compiled) forgetProfiles() {
 }
 
 // use takes a share in an item for the profile.
-func (b *builder) use(kind, name string, make func() *item) string {
-	b.out.items = append(b.out.items, b.c.use(kind+" "+name, make))
+func (b *builder) use(kind, name string, create func() *item) string {
+	b.out.items = append(b.out.items, b.c.use(kind+" "+name, create))
 	return name
 }
 

@@ -58,7 +58,7 @@ func bestCandidate(objects []object, node snapshot.ServiceNode, proto uint8, to 
 			if p.Protocol != proto {
 				continue
 			}
-			kind := -1
+			var kind int
 			switch a := to.Addr(); {
 			case slices.Contains(o.ClusterIPs, a) && p.Port == to.Port():
 				kind = 0

@@ -88,9 +88,6 @@ func spread(endpoints []netip.AddrPort, size int) []int {
 	}
 }
 
-// maxEndpoints is how many endpoints a frontend can have slots for.
-const maxEndpoints = maxSlots
-
 // hash is the FNV-1a hash of an address and port, stirred, since its upper bits hardly differ between
 // neighbours.
 func hash(e netip.AddrPort) uint64 {

@@ -31,14 +31,14 @@ func both(change ...func(*object)) object {
 }
 
 // asks connects until every answer of the list has come, over both protocols; any other is a fault.
-func (l *lab) asks(ns string, family int, to pair, port_ uint16, answers ...string) {
+func (l *lab) asks(ns string, family int, to pair, at uint16, answers ...string) {
 	l.t.Helper()
 	for _, network := range []string{"tcp", "udp"} {
 		met := map[string]bool{}
 		for range 60 {
-			got, err := l.ask(ns, network, port(to[family], port_), patience)
+			got, err := l.ask(ns, network, port(to[family], at), patience)
 			if err != nil || !slices.Contains(answers, got) {
-				l.t.Errorf("%s to %s:%d over %s: %q, %v; want one of %q", ns, to[family], port_, network, got, err, answers)
+				l.t.Errorf("%s to %s:%d over %s: %q, %v; want one of %q", ns, to[family], at, network, got, err, answers)
 				return
 			}
 			if met[got] = true; len(met) == len(answers) {
@@ -46,18 +46,18 @@ func (l *lab) asks(ns string, family int, to pair, port_ uint16, answers ...stri
 			}
 		}
 		if len(met) != len(answers) {
-			l.t.Errorf("%s to %s:%d over %s: only %v of %q", ns, to[family], port_, network, met, answers)
+			l.t.Errorf("%s to %s:%d over %s: only %v of %q", ns, to[family], at, network, met, answers)
 		}
 	}
 }
 
 // refused wants an answer that says no, dropped wants none.
-func (l *lab) refused(ns string, family int, to pair, port_ uint16) {
+func (l *lab) refused(ns string, family int, to pair, at uint16) {
 	l.t.Helper()
 	for _, network := range []string{"tcp", "udp"} {
-		got, err := l.ask(ns, network, port(to[family], port_), patience)
+		got, err := l.ask(ns, network, port(to[family], at), patience)
 		if !errors.Is(err, syscall.ECONNREFUSED) && !notPermitted(ns, network, err) {
-			l.t.Errorf("%s to %s:%d over %s: %q, %v; want a refusal", ns, to[family], port_, network, got, err)
+			l.t.Errorf("%s to %s:%d over %s: %q, %v; want a refusal", ns, to[family], at, network, got, err)
 		}
 	}
 }
@@ -68,13 +68,13 @@ func notPermitted(ns, network string, err error) bool {
 	return ns == "node" && network == "udp" && errors.Is(err, syscall.EPERM)
 }
 
-func (l *lab) dropped(ns string, family int, to pair, port_ uint16) {
+func (l *lab) dropped(ns string, family int, to pair, at uint16) {
 	l.t.Helper()
 	for _, network := range []string{"tcp", "udp"} {
 		var timeout net.Error
-		got, err := l.ask(ns, network, port(to[family], port_), impatience)
+		got, err := l.ask(ns, network, port(to[family], at), impatience)
 		if (!errors.As(err, &timeout) || !timeout.Timeout()) && !notPermitted(ns, network, err) {
-			l.t.Errorf("%s to %s:%d over %s: %q, %v; want silence", ns, to[family], port_, network, got, err)
+			l.t.Errorf("%s to %s:%d over %s: %q, %v; want silence", ns, to[family], at, network, got, err)
 		}
 	}
 }

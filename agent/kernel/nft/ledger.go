@@ -298,9 +298,9 @@ func (l *Ledger) Conflicts() []Conflict {
 	var out []Conflict
 	for at, claims := range l.contested {
 		winner := l.index[at.set][at.key]
-		has, _ := winner.elements.find(at.set, at.key)
+		has := winner.elements.find(at.set, at.key)
 		for _, r := range claims {
-			if e, _ := r.elements.find(at.set, at.key); e != has {
+			if e := r.elements.find(at.set, at.key); e != has {
 				s := l.frame.Sets[at.set]
 				out = append(out, Conflict{Owner: r.owner, Winner: winner.owner, Set: s.Name, Key: state.FormatKey(e.Key, s.Key)})
 			}

@@ -112,14 +112,14 @@ func (p packed) next() (e packedEntry, rest packed, ok bool) {
 	return e, packed(s[at:]), true
 }
 
-// find looks for an entry by its key.
-func (p packed) find(set uint16, key string) (state.Element, bool) {
+// find looks for an entry by its key, and gives none where there is none.
+func (p packed) find(set uint16, key string) state.Element {
 	for e, rest, ok := p.next(); ok; e, rest, ok = rest.next() {
 		if e.set == set && e.key == key {
-			return e.Element, true
+			return e.Element
 		}
 	}
-	return state.Element{}, false
+	return state.Element{}
 }
 
 // order compares two entries by set and key.

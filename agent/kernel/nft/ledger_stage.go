@@ -87,7 +87,7 @@ func (l *Ledger) claim(t *transit, r *record, e packedEntry) {
 	}
 	l.contested[at] = append(claims, r)
 	if r.senior(winner) {
-		had, _ := winner.elements.find(e.set, e.key)
+		had := winner.elements.find(e.set, e.key)
 		l.index[e.set][e.key] = r
 		t.note(e.set, e.key, &had, &want)
 	}
@@ -115,7 +115,7 @@ func (l *Ledger) release(t *transit, r *record, e packedEntry) {
 		delete(l.contested, at)
 	}
 	if l.index[e.set][e.key] == r {
-		want, _ := next.elements.find(e.set, e.key)
+		want := next.elements.find(e.set, e.key)
 		l.index[e.set][e.key] = next
 		t.note(e.set, e.key, &had, &want)
 	}

@@ -174,13 +174,14 @@ func (l *Ledger) refuse(ctx context.Context, s ownerStep, err error, out *Outcom
 	c, _, _ := l.change(t)
 	l.undo(t)
 	c.OneByOne = true
-	if exact := l.table.Apply(ctx, c); exact != nil {
-		err = exact
-	} else {
-		// It fits after all: the fault was a passing one.
+	exact := l.table.Apply(ctx, c)
+	if exact == nil { // it fits after all: the fault was a passing one
 		l.stage(&transit{}, s.record, s.old, s.next)
 		out.Transactions++
 		return
+	}
+	if blamesContent(exact) {
+		err = exact
 	}
 	l.refused[s.record.owner] = refusedWish{wish: s.next, unknown: l.reloading}
 	out.Refused = append(out.Refused, Refusal{Owner: s.record.owner, Err: err})

@@ -4,6 +4,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -248,7 +249,7 @@ func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
 	poll.Until(r.t, patience, what, func() error {
 		if !ok() {
-			return fmt.Errorf("not yet; %+v", r.loop.Ready())
+			return errors.Join(errors.New("not yet"), r.loop.Ready())
 		}
 		return nil
 	})
@@ -264,7 +265,7 @@ func (r *rig) settled(what string) {
 		got, _ := r.fake.Table()
 		want := r.cluster.want(r.node)
 		if !got.Equal(want) || r.loop.Ready() != nil {
-			return fmt.Errorf("%v; the table is\n%s\nwant\n%s", r.loop.Ready(), got, want)
+			return errors.Join(r.loop.Ready(), fmt.Errorf("the table is\n%s\nwant\n%s", got, want))
 		}
 		return nil
 	})

@@ -75,7 +75,7 @@ func TestAgainstARealAPIServer(t *testing.T) {
 	w := &world{t: t, s: s, pods: map[snapshot.NamespacedName]snapshot.Pod{}, policies: map[snapshot.NamespacedName]snapshot.NetworkPolicy{},
 		cluster: map[string]snapshot.ClusterNetworkPolicy{}}
 	scheme := runtime.NewScheme()
-	check(t, clientgoscheme.AddToScheme(scheme), apiextensionsv1.AddToScheme(scheme), policyv1alpha2.AddToScheme(scheme))
+	check(t, clientgoscheme.AddToScheme(scheme), apiextensionsv1.AddToScheme(scheme), policyv1alpha2.Install(scheme))
 	c, err := client.New(server.Config, client.Options{Scheme: scheme})
 	check(t, err)
 	w.until("complete without the CRD", func() bool { return w.complete })

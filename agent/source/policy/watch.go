@@ -45,7 +45,7 @@ type watch struct {
 func (s *Source) watchesOf(cfg *rest.Config) ([]watch, error) {
 	core, err1 := clientOf(cfg, corev1.SchemeGroupVersion, corev1.AddToScheme, runtime.ContentTypeProtobuf)
 	networking, err2 := clientOf(cfg, networkingv1.SchemeGroupVersion, networkingv1.AddToScheme, runtime.ContentTypeProtobuf)
-	policy, err3 := clientOf(cfg, policyv1alpha2.SchemeGroupVersion, policyv1alpha2.AddToScheme, runtime.ContentTypeJSON)
+	policy, err3 := clientOf(cfg, schema.GroupVersion(policyv1alpha2.GroupVersion), policyv1alpha2.Install, runtime.ContentTypeJSON)
 	crds, err4 := crdLister(cfg)
 	for _, err := range []error{err1, err2, err3, err4} {
 		if err != nil {
@@ -117,7 +117,7 @@ func (s *Source) noneWithoutVersion(lw cache.ListerWatcher) cache.ListerWatcher 
 			list, err := from.ListWithContext(ctx, o)
 			if apierrors.IsNotFound(err) && !s.cluster.complete() {
 				s.cfg.Log.Warn("the CRD of ClusterNetworkPolicy does not serve the version that is known; going on without",
-					"crd", crdName, "version", policyv1alpha2.SchemeGroupVersion.Version)
+					"crd", crdName, "version", policyv1alpha2.GroupVersion.Version)
 				s.cluster.settle()
 			}
 			return list, err

@@ -55,8 +55,8 @@ func TestNoPacketBeforeThePolicy(t *testing.T) {
 			}
 		}
 		t.Logf("wave %d: %d packets and connections sent, %d of %d Pods under the policy received any", wave+1, sent, reached, len(pods))
-		clear(t, closed)
-		clear(t, open)
+		empty(t, closed)
+		empty(t, open)
 	}
 }
 
@@ -83,7 +83,7 @@ func ready(t *testing.T, namespace string, count int) []corev1.Pod {
 	return pods
 }
 
-func clear(t *testing.T, namespace string) {
+func empty(t *testing.T, namespace string) {
 	t.Helper()
 	now := int64(0)
 	err := cluster.Client.CoreV1().Pods(namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
@@ -182,7 +182,7 @@ func TestOpenSoon(t *testing.T) {
 	var took []time.Duration
 	for range waves {
 		took = append(took, openWave(t, namespace)...)
-		clear(t, namespace)
+		empty(t, namespace)
 	}
 	slices.Sort(took)
 	t.Logf("%d Pods, from Running to the first packet delivered from another node, IPv4 and IPv6: p50 %s, p99 %s, longest %s",

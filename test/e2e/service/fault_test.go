@@ -110,7 +110,7 @@ func all(t *testing.T, from place, limit time.Duration, addrs [][]netip.Addr, an
 				_ = c.Close()
 			}
 			if (err == nil) != answer {
-				return fmt.Errorf("%s and %d others are not: %v", waiting[0], len(waiting)-1, err)
+				return errors.Join(fmt.Errorf("%s and %d others are not", waiting[0], len(waiting)-1), err)
 			}
 			waiting = waiting[1:]
 		}

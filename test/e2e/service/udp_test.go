@@ -3,6 +3,7 @@
 package service
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -72,7 +73,7 @@ func (k *socket) follows(t *testing.T, step string, pods []*corev1.Pod) {
 				return fmt.Errorf("%s still answers", who)
 			}
 			if len(pods) > 0 && (err != nil || !names[who]) {
-				return fmt.Errorf("answered by %q: %v", who, err)
+				return errors.Join(fmt.Errorf("answered by %q", who), err)
 			}
 		}
 		return nil
