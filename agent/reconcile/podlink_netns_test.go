@@ -128,7 +128,7 @@ func TestDriftOfAPodsLinkIsRepaired(t *testing.T) {
 	}
 }
 
-// answers sends to a Pod once per address: its first packet must arrive.
+// answers sends to a Pod once per address: its first packet must arrive, and the Pod's first answer.
 func (m *machine) answers(t *testing.T, addresses []netip.Addr) {
 	t.Helper()
 	for _, a := range addresses {
@@ -136,7 +136,7 @@ func (m *machine) answers(t *testing.T, addresses []netip.Addr) {
 		var err error
 		m.ns.Do(t, func() { c, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, echoPort))) })
 		if err == nil {
-			_ = c.SetReadDeadline(time.Now().Add(800 * time.Millisecond))
+			_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 			_, err = c.Write([]byte("hello"))
 			if err == nil {
 				_, err = c.Read(make([]byte, 64))

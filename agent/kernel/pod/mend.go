@@ -25,7 +25,12 @@ type HostEnd struct {
 	Up  bool
 	// Addresses are the Pod's; HostEnds leaves them out.
 	Addresses []netip.Addr
+
+	far farEnd
 }
+
+// farEnd is where the Pod's end is: its index, in the namespace that this one knows by a number.
+type farEnd struct{ index, netns int }
 
 // HostEnds lists the host ends that are ours, by name, without looking at routes.
 func (k *Kernel) HostEnds() ([]HostEnd, error) {
@@ -42,7 +47,7 @@ func (k *Kernel) HostEnds() ([]HostEnd, error) {
 	for _, l := range links {
 		a := l.Attrs()
 		if a.Alias == state.LinkAlias {
-			out = append(out, HostEnd{Name: a.Name, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0})
+			out = append(out, HostEnd{Name: a.Name, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0, far: farEnd{a.ParentIndex, a.NetNsID}})
 		}
 	}
 	return out, nil
@@ -85,6 +90,11 @@ func (k *Kernel) Mend(have, want HostEnd) error {
 	}
 	if err := host.do(append(messages, syncCarrier(index))); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("mend %s: %w", want.Name, err)
+	}
+	if have.far.index > 0 && have.far.netns >= 0 {
+		// The Pod's end lost its carrier too, and drops the Pod's answers until the kernel acts on the new one: by
+		// itself within a second, so that a failure here does no harm.
+		_ = host.do([]message{syncCarrierIn(have.far)})
 	}
 	return nil
 }

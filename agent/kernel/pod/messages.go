@@ -125,6 +125,13 @@ func syncCarrier(index int) message {
 	return newMessage("wait for the carrier", unix.RTM_GETLINK, 0, info)
 }
 
+// syncCarrierIn does so for a link of another namespace (IFLA_TARGET_NETNSID, Linux 4.20).
+func syncCarrierIn(far farEnd) message {
+	m := syncCarrier(far.index)
+	m.req.AddData(nl.NewRtAttr(unix.IFLA_TARGET_NETNSID, nl.Uint32Attr(uint32(far.netns))))
+	return m
+}
+
 func addAddress(index int, p netip.Prefix) message {
 	info := nl.NewIfAddrmsg(familyOf(p.Addr()))
 	info.Index, info.Prefixlen = uint32(index), uint8(p.Bits())
