@@ -68,7 +68,7 @@ func ask(t *testing.T, from *nstest.Namespace, address string) (said string, err
 	t.Helper()
 	from.Do(t, func() {
 		var c net.Conn
-		if c, err = net.DialTimeout("tcp", address, 900*time.Millisecond); err != nil {
+		if c, err = net.DialTimeout("tcp", address, 5*time.Second); err != nil {
 			return
 		}
 		defer c.Close()
@@ -179,7 +179,7 @@ func dialUDP(t *testing.T, ns *nstest.Namespace, address string) (client net.Con
 func askUDP(c net.Conn) string {
 	b := make([]byte, 100)
 	_, _ = c.Write([]byte("?"))
-	_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 	got, _ := c.Read(b)
 	return string(b[:got])
 }

@@ -3,7 +3,6 @@
 package cniserver
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,16 +25,11 @@ import (
 // dial connects once; there is no second try, so the first packet must arrive.
 func dial(t *testing.T, from *nstest.Namespace, address string) (local netip.Addr, err error) {
 	t.Helper()
-	from.Do(t, func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 900*time.Millisecond) // less than a retransmission takes
-		defer cancel()
-		var c net.Conn
-		if c, err = (&net.Dialer{}).DialContext(ctx, "tcp", address); err == nil {
-			local = netip.MustParseAddrPort(c.LocalAddr().String()).Addr()
-			err = c.Close()
-		}
-	})
-	return local, err
+	c, err := from.DialOnce(t, address)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return netip.MustParseAddrPort(c.LocalAddr().String()).Addr(), c.Close()
 }
 
 // serve answers TCP connections with the address that they come from, until the test ends.

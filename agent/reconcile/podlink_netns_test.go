@@ -104,17 +104,12 @@ func TestDriftOfAPodsLinkIsRepaired(t *testing.T) {
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			m.must(row.spoil())
-			took := eventually(t, 5*time.Second, row.name, func() error {
+			repaired(t, time.Second, row.spoil, func() error {
 				if now := m.podPicture(pods); now != before {
 					return fmt.Errorf("have\n%s\nwant\n%s", now, before)
 				}
 				return nil
 			})
-			if took > time.Second {
-				t.Errorf("it took %v", took)
-			}
-			t.Logf("back after %v", took.Round(time.Millisecond))
 			for _, p := range pods {
 				m.answers(t, p.Addresses)
 			}

@@ -43,7 +43,7 @@ func TestFiveHundredPeers(t *testing.T) {
 	if err := m.editPeers(func(d *state.Device) { d.Peers = d.Peers[:100] }); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "the peers", func() error {
+	eventually(t, 20*time.Second, "the peers", func() error {
 		if d, err := m.device(); err != nil || len(d.Peers) != 499 {
 			return fmt.Errorf("%d peers, %w", len(d.Peers), err)
 		}

@@ -162,7 +162,7 @@ func (m *machine) train(t *testing.T, to *machine, v6 bool) *train {
 func (tr *train) pass(t *testing.T, n int64) {
 	t.Helper()
 	target := tr.answered.Load() + n
-	eventually(t, 10*time.Second, "the train", func() error {
+	eventually(t, 30*time.Second, "the train", func() error {
 		if now := tr.answered.Load(); now < target {
 			return fmt.Errorf("%d of %d answered", now, target)
 		}
@@ -175,7 +175,7 @@ func (tr *train) stop(t *testing.T) {
 	close(tr.done)
 	<-tr.ended
 	sent := tr.sent.Load()
-	eventually(t, 2*time.Second, "the last answers", func() error {
+	eventually(t, 20*time.Second, "the last answers", func() error {
 		if got := tr.answered.Load(); got != sent {
 			return fmt.Errorf("%d sent and %d answered", sent, got)
 		}

@@ -20,7 +20,7 @@ func TestDatagramWithAZeroChecksumArrives(t *testing.T) {
 	a.reach(t, b, 20*time.Second)
 	c := a.dial(t, b, 1)
 	payload := zeroSum(c.LocalAddr().(*net.UDPAddr), c.RemoteAddr().(*net.UDPAddr))
-	wgtest.Eventually(t, 5*time.Second, func() error {
+	wgtest.Eventually(t, 20*time.Second, func() error {
 		if _, err := c.Write(payload); err != nil {
 			return err
 		}

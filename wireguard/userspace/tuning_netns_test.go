@@ -65,7 +65,7 @@ func measure(t *testing.T, env []string) (r result) {
 	t.Run("", func(t *testing.T) {
 		a, b := pair(t, false, env...)
 		b.echo(t)
-		a.reach(t, b, 10*time.Second)
+		a.reach(t, b, 20*time.Second)
 		b.start(t, "iperf3", "-s", "-B", b.mesh[0].String())
 		for i, streams := range []int{1, 4} {
 			wgtest.Eventually(t, 60*time.Second, func() error {

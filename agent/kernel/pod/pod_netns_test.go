@@ -3,7 +3,6 @@
 package pod_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -13,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -58,18 +56,13 @@ func spec(ns *nstest.Namespace, i int) pod.Spec {
 }
 
 // dial connects once, without a second try: the first packet must arrive.
-func dial(t *testing.T, from *nstest.Namespace, network, address string) (local netip.AddrPort, err error) {
+func dial(t *testing.T, from *nstest.Namespace, address string) (local netip.AddrPort, err error) {
 	t.Helper()
-	from.Do(t, func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 800*time.Millisecond) // less than a retransmission takes
-		defer cancel()
-		var c net.Conn
-		if c, err = (&net.Dialer{}).DialContext(ctx, network, address); err == nil {
-			local = netip.MustParseAddrPort(c.LocalAddr().String())
-			err = c.Close()
-		}
-	})
-	return local, err
+	c, err := from.DialOnce(t, address)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return netip.MustParseAddrPort(c.LocalAddr().String()), c.Close()
 }
 
 // serve answers on every address of the namespace until the test ends.
@@ -106,7 +99,7 @@ func TestAttachConnectsAtOnce(t *testing.T) {
 		}
 	}
 	for i, to := range spec(b, 3).Addresses {
-		from, err := dial(t, a, "tcp", net.JoinHostPort(to.String(), port))
+		from, err := dial(t, a, net.JoinHostPort(to.String(), port))
 		if want := spec(a, 2).Addresses[i]; err != nil || from.Addr() != want {
 			t.Errorf("pod to pod %s: from %s, %v; want from %s", to, from, err, want)
 		}
@@ -133,7 +126,7 @@ func TestFirstPacketIsAnswered(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, to := range spec(server, 2).Addresses {
-			if _, err := dial(t, p, "tcp", net.JoinHostPort(to.String(), port)); err != nil {
+			if _, err := dial(t, p, net.JoinHostPort(to.String(), port)); err != nil {
 				t.Errorf("pod %d: %v", i, err)
 			}
 		}
