@@ -45,12 +45,15 @@ func editConfig(t *testing.T, change func(*v1alpha1.MeshConfigSpec)) {
 	})
 }
 
-// answered asks once from one probe Pod to another, in both families. Whoever has to be found anew,
-// or asked twice, has lost a packet.
-func answered(ctx context.Context, from, to int) error {
+// answered asks once from one probe Pod to another, in both families.
+func answered(ctx context.Context, from, to int) error { return answeredWithin(ctx, from, to, "2") }
+
+// answeredWithin does so and waits for so many seconds. Whoever has to be found anew, or asked twice,
+// has lost a packet.
+func answeredWithin(ctx context.Context, from, to int, seconds string) error {
 	var errs []error
 	for _, addr := range harness.Addresses(&probes.Pods[to]) {
-		if _, err := cluster.Exec(ctx, &probes.Pods[from], "ping", "-c", "1", "-W", "2", addr.String()); err != nil {
+		if _, err := cluster.Exec(ctx, &probes.Pods[from], "ping", "-c", "1", "-W", seconds, addr.String()); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -66,6 +69,10 @@ func TestNodeBehindNAT(t *testing.T) {
 	fault(t, "nat", node, "symmetric", "--udp-timeout="+forgets.String())
 	// Its connections to the API server have died with the address, and it would find out when it asks next.
 	fault(t, "kill", "agent", "--node="+node)
+	// It is the agent that keeps the NAT open.
+	if err := cluster.WaitAgents(t.Context(), 2*time.Minute, node); err != nil {
+		t.Fatal(err)
+	}
 	err := harness.Eventually(t.Context(), time.Minute, "every pair talks through the NAT", func(ctx context.Context) error {
 		return errors.Join(answered(ctx, 2, 0), answered(ctx, 2, 1), answered(ctx, 0, 2), answered(ctx, 1, 2))
 	})
@@ -73,7 +80,7 @@ func TestNodeBehindNAT(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, outside := range []string{"tb-node1", peer} {
-		err := harness.Eventually(t.Context(), 30*time.Second, outside+" tells that a NAT stands before "+node, func(context.Context) error {
+		err := harness.Eventually(t.Context(), time.Minute, outside+" tells that a NAT stands before "+node, func(context.Context) error {
 			if seen := meshNode(t, outside).Status.NATPeers; !slices.Contains(seen, node) {
 				return fmt.Errorf("status.natPeers of %s is %q", outside, seen)
 			}
@@ -87,7 +94,7 @@ func TestNodeBehindNAT(t *testing.T) {
 		t.Errorf("the node behind the NAT takes its peers for translated: %q", mine)
 	}
 	untilOver(t, time.Now().Add(idle))
-	if err := answered(t.Context(), 1, 2); err != nil {
+	if err := answeredWithin(t.Context(), 1, 2, "10"); err != nil {
 		t.Errorf("from outside, after nothing was sent for %v: %v", idle, err)
 	}
 	checkAllPairs(t)
@@ -154,7 +161,7 @@ func TestNodeGetsOtherAddresses(t *testing.T) {
 		}
 		t.Logf("%s: the MeshNode had followed after %s", step.verb, time.Since(begin).Round(100*time.Millisecond))
 		checkPodsReachNode(t, step.at)
-		if err := cluster.WaitNodes(t.Context(), nodes, time.Minute); err != nil {
+		if err := cluster.WaitNodes(t.Context(), nodes, 2*time.Minute); err != nil {
 			t.Error(err)
 		}
 		checkAllPairs(t)
@@ -167,7 +174,7 @@ func checkPodsReachNode(t *testing.T, node []netip.Prefix) {
 	for i := range probes.Pods {
 		for _, p := range node {
 			target := netip.AddrPortFrom(p.Addr(), 18080)
-			err := harness.Eventually(t.Context(), 30*time.Second, "the node sees the Pod's own address", func(ctx context.Context) error {
+			err := harness.Eventually(t.Context(), time.Minute, "the node sees the Pod's own address", func(ctx context.Context) error {
 				out, err := cluster.Exec(ctx, &probes.Pods[i], "curl", "-g", "-s", "--max-time", "3", "http://"+target.String()+"/clientip")
 				if err != nil {
 					return err
@@ -199,7 +206,7 @@ func TestBackendThatIsNotThere(t *testing.T) {
 		})
 		awaitBackend(t, "has no WireGuard")
 	})
-	if err := cluster.WaitNodes(t.Context(), nodes, time.Minute); err != nil {
+	if err := cluster.WaitNodes(t.Context(), nodes, 2*time.Minute); err != nil {
 		t.Error(err)
 	}
 }
@@ -208,7 +215,7 @@ func awaitBackend(t *testing.T, says string) {
 	t.Helper()
 	for i := range nodes {
 		name := fmt.Sprintf("tb-node%d", i+1)
-		err := harness.Eventually(t.Context(), 30*time.Second, name+" says of its backend: "+says, func(context.Context) error {
+		err := harness.Eventually(t.Context(), time.Minute, name+" says of its backend: "+says, func(context.Context) error {
 			n := meshNode(t, name)
 			for _, c := range n.Status.Conditions {
 				if c.Type == v1alpha1.ConditionMeshReady && c.Status == metav1.ConditionTrue && strings.Contains(c.Message, says) {
@@ -244,7 +251,7 @@ func TestWireGuardProcessKilled(t *testing.T) {
 	if now := strings.Fields(inNode(t, node, "ip", "-o", "link", "show", "weft0"))[0]; now != device {
 		t.Errorf("the device is another one: %s, it was %s", now, device)
 	}
-	if err := cluster.WaitNodes(t.Context(), nodes, time.Minute); err != nil {
+	if err := cluster.WaitNodes(t.Context(), nodes, 2*time.Minute); err != nil {
 		t.Error(err)
 	}
 }

@@ -82,7 +82,9 @@ func probeSet(name string, port int, hostNetwork bool) *appsv1.DaemonSet {
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: labels},
 				Spec: corev1.PodSpec{
-					HostNetwork:                   hostNetwork,
+					HostNetwork: hostNetwork,
+					// A Node that is an object only, without a machine, has no labels.
+					NodeSelector:                  map[string]string{corev1.LabelOSStable: "linux"},
 					TerminationGracePeriodSeconds: &none,
 					Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 					Containers: []corev1.Container{{
@@ -157,7 +159,7 @@ func (c *Cluster) hops(ctx context.Context, sources, targets []corev1.Pod, port 
 func (c *Cluster) hopsFrom(ctx context.Context, source *corev1.Pod, wanted []Hop) ([]Hop, error) {
 	var script strings.Builder
 	for _, hop := range wanted {
-		fmt.Fprintf(&script, "curl -g -s --max-time 5 -w ' %%{time_total}\\n' http://%s/clientip || echo 'none 0'\n", hop.Target)
+		fmt.Fprintf(&script, "curl -g -s --max-time 15 -w ' %%{time_total}\\n' http://%s/clientip || echo 'none 0'\n", hop.Target)
 	}
 	out, err := c.Exec(ctx, source, "bash", "-c", script.String())
 	if err != nil {

@@ -33,32 +33,39 @@ func Eventually(ctx context.Context, limit time.Duration, what string, check fun
 }
 
 // WaitNodes waits until want nodes are Ready and tell so about themselves, with Weftnet's own
-// opinion of each (its MeshNode) agreeing.
+// opinion of each (its MeshNode) agreeing, and with an agent on each that runs and is ready.
 func (c *Cluster) WaitNodes(ctx context.Context, want int, limit time.Duration) error {
 	return Eventually(ctx, limit, fmt.Sprintf("%d nodes ready", want), func(ctx context.Context) error {
-		if err := c.nodesReady(ctx, want); err != nil {
+		nodes, err := c.nodesReady(ctx, want)
+		if err != nil {
+			return err
+		}
+		if err := agentsReady(ctx, nodes); err != nil {
 			return err
 		}
 		return c.meshReady(ctx, want)
 	})
 }
 
-func (c *Cluster) nodesReady(ctx context.Context, want int) error {
+// nodesReady gives the names of the nodes.
+func (c *Cluster) nodesReady(ctx context.Context, want int) ([]string, error) {
 	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return fmt.Errorf("list nodes: %w", err)
+		return nil, fmt.Errorf("list nodes: %w", err)
 	}
 	if len(nodes.Items) != want {
-		return fmt.Errorf("%d nodes registered, want %d", len(nodes.Items), want)
+		return nil, fmt.Errorf("%d nodes registered, want %d", len(nodes.Items), want)
 	}
+	var names []string
 	for _, node := range nodes.Items {
+		names = append(names, node.Name)
 		for _, condition := range node.Status.Conditions {
 			if condition.Type == corev1.NodeReady && condition.Status != corev1.ConditionTrue {
-				return fmt.Errorf("node %s is not ready: %s", node.Name, condition.Message)
+				return nil, fmt.Errorf("node %s is not ready: %s", node.Name, condition.Message)
 			}
 		}
 	}
-	return nil
+	return names, nil
 }
 
 func (c *Cluster) meshReady(ctx context.Context, want int) error {

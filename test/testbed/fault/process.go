@@ -1,9 +1,11 @@
 package fault
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/weftnet/weftnet/test/testbed/layout"
 	"github.com/weftnet/weftnet/test/testbed/proc"
@@ -28,10 +30,14 @@ func Processes(node layout.Node, program string) ([]proc.Process, error) {
 	})
 }
 
+// killPatience is how long a killed process may take to end, on a busy machine.
+const killPatience = 30 * time.Second
+
 // Signal sends a signal to every process of a program on the nodes and says
-// how many there were; none is an error.
+// how many there were; none is an error. Those that it kills have ended when it returns.
 func Signal(nodes []layout.Node, program string, sig syscall.Signal) (int, error) {
 	count := 0
+	var killed []proc.Process
 	for _, node := range nodes {
 		found, err := Processes(node, program)
 		if err != nil {
@@ -42,6 +48,16 @@ func Signal(nodes []layout.Node, program string, sig syscall.Signal) (int, error
 				return count, fmt.Errorf("send %v to %s (process %d) on %s: %w", sig, program, p.PID, node, err)
 			}
 			count++
+			if sig == syscall.SIGKILL {
+				killed = append(killed, p)
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killPatience)
+	defer cancel()
+	for _, p := range killed {
+		if err := p.Wait(ctx); err != nil {
+			return count, fmt.Errorf("wait for the end of %s (process %d): %w", program, p.PID, err)
 		}
 	}
 	if count == 0 {

@@ -192,6 +192,8 @@ registryPullQPS: 0
 kubeAPIQPS: 100
 kubeAPIBurst: 200
 nodeStatusUpdateFrequency: 5s
+# Tests kill the same programs again and again, within minutes.
+crashLoopBackOff: {maxContainerRestartPeriod: 3s}
 {{end}}`))
 
 func (c Config) render(name string) (string, error) {
