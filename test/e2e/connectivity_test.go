@@ -106,7 +106,7 @@ func TestPodReachesTheOutsideWithTheAddressOfItsNode(t *testing.T) {
 		pod := &probes.Pods[i]
 		node := meshNode(t, pod.Spec.NodeName)
 		for _, target := range outside {
-			out, err := cluster.Exec(t.Context(), pod, "curl", "-g", "-s", "--max-time", "5", fmt.Sprintf("http://%s/", target))
+			out, err := cluster.Exec(t.Context(), pod, "curl", "-g", "-s", "--max-time", "15", fmt.Sprintf("http://%s/", target))
 			if err != nil {
 				t.Errorf("Pod on %s to %s: %v", pod.Spec.NodeName, target, err)
 				continue

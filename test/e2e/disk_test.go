@@ -56,7 +56,7 @@ func restartAgent(ctx context.Context, node string) error {
 	if _, err := cluster.Testbed(ctx, "fault", "kill", "agent", "--node="+node); err != nil {
 		return err
 	}
-	return harness.Eventually(ctx, time.Minute, "the agent of "+node+" is ready again", func(ctx context.Context) error {
+	return harness.Eventually(ctx, 2*time.Minute, "the agent of "+node+" is ready again", func(ctx context.Context) error {
 		now, err := agentPod(ctx, node)
 		if err != nil {
 			return err
@@ -133,7 +133,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	createPod(t, "before-full", node)
-	if _, err := cluster.WaitPods(t.Context(), harness.ProbeNamespace, "app=before-full", 1, time.Minute); err != nil {
+	if _, err := cluster.WaitPods(t.Context(), harness.ProbeNamespace, "app=before-full", 1, 2*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	ends := hostEnds(t)
@@ -155,10 +155,10 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkDistinct(t, append(ready, probes.Pods...))
-	if _, err := cluster.WaitPods(t.Context(), harness.ProbeNamespace, "app=before-full", 0, time.Minute); err != nil {
+	if _, err := cluster.WaitPods(t.Context(), harness.ProbeNamespace, "app=before-full", 0, 2*time.Minute); err != nil {
 		t.Error(err)
 	}
-	err = harness.Eventually(t.Context(), 30*time.Second, "the Pod that went has left nothing", func(context.Context) error {
+	err = harness.Eventually(t.Context(), time.Minute, "the Pod that went has left nothing", func(context.Context) error {
 		if now := hostEnds(t); now != ends { // one more and one less
 			return fmt.Errorf("%d host ends of Pods, want %d", now, ends)
 		}
@@ -172,7 +172,7 @@ func TestFullDisk(t *testing.T) {
 
 func awaitPodEvent(t *testing.T, pod, says string) {
 	t.Helper()
-	err := harness.Eventually(t.Context(), time.Minute, fmt.Sprintf("an event of Pod %s says %q", pod, says), func(ctx context.Context) error {
+	err := harness.Eventually(t.Context(), 2*time.Minute, fmt.Sprintf("an event of Pod %s says %q", pod, says), func(ctx context.Context) error {
 		events, err := cluster.Client.CoreV1().Events(harness.ProbeNamespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod})
 		if err != nil {
 			return err

@@ -32,7 +32,7 @@ func patchMeshNode(t *testing.T, name, patch string, status bool) error {
 // awaitMeshNode waits until a MeshNode says again what it said before somebody edited it.
 func awaitMeshNode(t *testing.T, before *v1alpha1.MeshNode, what string) {
 	t.Helper()
-	err := harness.Eventually(t.Context(), 30*time.Second, what+" is put right", func(ctx context.Context) error {
+	err := harness.Eventually(t.Context(), time.Minute, what+" is put right", func(ctx context.Context) error {
 		var now v1alpha1.MeshNode
 		if err := cluster.Mesh.Get(ctx, client.ObjectKey{Name: before.Name}, &now); err != nil {
 			return err
@@ -118,7 +118,7 @@ func TestMeshNodeEditedByHand(t *testing.T) {
 		awaitMeshNode(t, before, "the MeshNode")
 		awaitPairs(t)
 	})
-	if err := cluster.WaitNodes(t.Context(), nodes, time.Minute); err != nil {
+	if err := cluster.WaitNodes(t.Context(), nodes, 2*time.Minute); err != nil {
 		t.Error(err)
 	}
 	checkAllPairs(t)

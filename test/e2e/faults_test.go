@@ -94,7 +94,7 @@ func TestKillingAgentsLosesNoPacket(t *testing.T) {
 	steadyFlows(t, 5311, 20*time.Second, func() {
 		fault(t, "kill", "agent", "--node=tb-node2,tb-node3")
 	})
-	if err := cluster.WaitNodes(t.Context(), nodes, time.Minute); err != nil {
+	if err := cluster.WaitNodes(t.Context(), nodes, 2*time.Minute); err != nil {
 		t.Error(err)
 	}
 }

@@ -58,7 +58,7 @@ func TestBurstOfPods(t *testing.T) {
 	if _, err := cluster.WaitPods(t.Context(), harness.ProbeNamespace, "app=burst", 0, 2*time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	err = harness.Eventually(t.Context(), 30*time.Second, "nothing of the Pods is left on the nodes", func(context.Context) error {
+	err = harness.Eventually(t.Context(), time.Minute, "nothing of the Pods is left on the nodes", func(context.Context) error {
 		if after := hostEnds(t); after != before {
 			return fmt.Errorf("%d host ends of Pods, %d before the burst", after, before)
 		}
@@ -131,7 +131,7 @@ func startPod(t *testing.T, pod *corev1.Pod) *corev1.Pod {
 			t.Error(err)
 		}
 	})
-	ready, err := cluster.WaitPods(t.Context(), harness.ProbeNamespace, "app="+pod.Name, 1, time.Minute)
+	ready, err := cluster.WaitPods(t.Context(), harness.ProbeNamespace, "app="+pod.Name, 1, 2*time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,12 +144,19 @@ func TestHostPortIsReachedInBothFamilies(t *testing.T) {
 	// From the node itself, at its loopback too, over TCP and UDP.
 	for _, command := range []string{
 		"curl -s --max-time 5 http://127.0.0.1:9090/hostname",
-		"echo hostname | nc -u -w 1 127.0.0.1 9091",
-		"echo hostname | nc -u -w 1 " + meshNode(t, pod.Spec.NodeName).Spec.NodeIPs[0] + " 9091",
+		"echo hostname | nc -u -w 2 127.0.0.1 9091",
+		"echo hostname | nc -u -w 2 " + meshNode(t, pod.Spec.NodeName).Spec.NodeIPs[0] + " 9091",
 	} {
 		i := slices.IndexFunc(probes.Hosts, func(p corev1.Pod) bool { return p.Spec.NodeName == pod.Spec.NodeName })
-		if out, err := cluster.Exec(t.Context(), &probes.Hosts[i], "bash", "-c", command); err != nil || strings.TrimSpace(out) != pod.Name {
-			t.Errorf("on the node, %s: answer %q, want %s: %v", command, out, pod.Name, err)
+		err := harness.Eventually(t.Context(), time.Minute, "on the node, "+command, func(ctx context.Context) error {
+			out, err := cluster.Exec(ctx, &probes.Hosts[i], "bash", "-c", command)
+			if err == nil && strings.TrimSpace(out) != pod.Name {
+				err = fmt.Errorf("answer %q, want %s", out, pod.Name)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -175,7 +182,7 @@ func checkHostPort(t *testing.T, node string, port uint16) {
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for _, addr := range addrs(t, meshNode(t, node).Spec.NodeIPs) {
 		target := "http://" + netip.AddrPortFrom(addr, port).String() + "/hostname"
-		err := harness.Eventually(t.Context(), 30*time.Second, target+" answers", func(context.Context) error {
+		err := harness.Eventually(t.Context(), time.Minute, target+" answers", func(context.Context) error {
 			response, err := client.Get(target)
 			if err != nil {
 				return err

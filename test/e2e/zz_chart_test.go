@@ -48,7 +48,7 @@ func TestUpgradeChangesNothingOnTheWire(t *testing.T) {
 	if after := inNode(t, "tb-node2", "ip", "-o", "link", "show", "weft0"); after != wireguard {
 		t.Errorf("the mesh device changed by the upgrade:\nbefore %safter  %s", wireguard, after)
 	}
-	if err := cluster.WaitNodes(t.Context(), nodes, time.Minute); err != nil {
+	if err := cluster.WaitNodes(t.Context(), nodes, 2*time.Minute); err != nil {
 		t.Error(err)
 	}
 	checkAllPairs(t)

@@ -24,7 +24,7 @@ import (
 )
 
 // settle is how long a change may take to be in force on every node of a busy machine.
-const settle = 30 * time.Second
+const settle = 90 * time.Second
 
 // makeNamespace makes one that ends with the test.
 func makeNamespace(t *testing.T) string {

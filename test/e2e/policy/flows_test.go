@@ -22,6 +22,9 @@ import (
 
 const firstPort, lastPort = 1000, 1124
 
+// live is how long a flow that is allowed may take to answer on a busy machine.
+const live = 15 * time.Second
+
 // serve echoes on all ports in a Pod, over TCP and UDP.
 func serve(t *testing.T, p place) {
 	t.Helper()
@@ -101,11 +104,11 @@ func (f flow) answers(patience time.Duration) error {
 	return fmt.Errorf("%s: %w", f.name, err)
 }
 
-func dial(t *testing.T, from place, network string, to netip.AddrPort) (flow, error) {
+func dial(t *testing.T, from place, network string, to netip.AddrPort, patience time.Duration) (flow, error) {
 	t.Helper()
 	var c net.Conn
 	var err error
-	from.Do(t, func() { c, err = net.DialTimeout(network, to.String(), 2*time.Second) })
+	from.Do(t, func() { c, err = net.DialTimeout(network, to.String(), patience) })
 	if err != nil {
 		return flow{}, err
 	}
@@ -128,7 +131,7 @@ func newStage(t *testing.T) stage {
 	if _, err := makePod(t.Context(), s.namespace, "server", nodeName(1)); err != nil {
 		t.Fatal(err)
 	}
-	pods, err := cluster.WaitPods(t.Context(), s.namespace, "app=silent", 1, time.Minute)
+	pods, err := cluster.WaitPods(t.Context(), s.namespace, "app=silent", 1, 2*time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +169,7 @@ func (s stage) dials(t *testing.T, first, last int) []flow {
 		for _, client := range s.clients {
 			for _, addr := range harness.Addresses(s.server.pod) {
 				for _, network := range []string{"tcp", "udp"} {
-					f, err := dial(t, client, network, netip.AddrPortFrom(addr, uint16(port)))
+					f, err := dial(t, client, network, netip.AddrPortFrom(addr, uint16(port)), live)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -199,7 +202,7 @@ func answering(flows []flow, patience time.Duration) (failed map[string]error) {
 // standing requires that all of these flows answer.
 func standing(t *testing.T, what string, flows []flow) {
 	t.Helper()
-	for _, err := range answering(flows, 5*time.Second) {
+	for _, err := range answering(flows, live) {
 		t.Errorf("%s: %v", what, err)
 	}
 }
@@ -214,7 +217,7 @@ func (s stage) closed(t *testing.T, port uint16) error {
 		for _, addr := range harness.Addresses(s.server.pod) {
 			for _, network := range []string{"tcp", "udp"} {
 				all.Go(func() {
-					f, err := dial(t, client, network, netip.AddrPortFrom(addr, port))
+					f, err := dial(t, client, network, netip.AddrPortFrom(addr, port), 2*time.Second)
 					if err == nil && network == "udp" {
 						err = f.answers(300 * time.Millisecond)
 					}
@@ -299,7 +302,7 @@ func TestAgentKilled(t *testing.T) {
 		}
 		standing(t, "after the agent was killed", flows)
 	}
-	if err := cluster.WaitNodes(t.Context(), nodes, time.Minute); err != nil {
+	if err := cluster.WaitNodes(t.Context(), nodes, 2*time.Minute); err != nil {
 		t.Error(err)
 	}
 	if err := s.closed(t, lastPort+1); err != nil {

@@ -176,7 +176,7 @@ func TestAgentKilledWhileProgramming(t *testing.T) {
 		all(t, p, 3*time.Minute, addrs, true)
 	}
 	deleteMany(t, "killed")
-	if err := cluster.WaitNodes(t.Context(), nodes, time.Minute); err != nil {
+	if err := cluster.WaitNodes(t.Context(), nodes, 2*time.Minute); err != nil {
 		t.Error(err)
 	}
 }

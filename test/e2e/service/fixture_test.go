@@ -26,7 +26,7 @@ const (
 	portUDP        = 81
 	namespace      = harness.ProbeNamespace
 	// settle is how long a change may take to be in force on every node of a busy machine.
-	settle = 30 * time.Second
+	settle = 90 * time.Second
 )
 
 var protocols = []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP}

@@ -68,7 +68,7 @@ func (k *socket) follows(t *testing.T, step string, pods []*corev1.Pod) {
 	}
 	eventually(t, fmt.Sprintf("with %s as endpoint, the socket of %s to %s follows", step, k.from.name, k.RemoteAddr()), func() error {
 		for range 3 {
-			who, err := k.ask()
+			who, err := k.ask(len(pods) > 0)
 			if len(pods) == 0 && err == nil {
 				return fmt.Errorf("%s still answers", who)
 			}
@@ -80,7 +80,8 @@ func (k *socket) follows(t *testing.T, step string, pods []*corev1.Pod) {
 	})
 }
 
-func (k *socket) ask() (string, error) {
+// ask waits long for an answer where one should come, and otherwise for as long as one would take.
+func (k *socket) ask(answer bool) (string, error) {
 	// What came late belongs to an earlier question.
 	_ = k.SetReadDeadline(time.Now().Add(time.Millisecond))
 	late := make([]byte, 512)
@@ -92,7 +93,11 @@ func (k *socket) ask() (string, error) {
 	if _, err := io.WriteString(k, "hostname"); err != nil {
 		return "", err
 	}
-	_ = k.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	patience := 300 * time.Millisecond
+	if answer {
+		patience = 2 * time.Second
+	}
+	_ = k.SetReadDeadline(time.Now().Add(patience))
 	n, err := k.Read(late)
 	return string(late[:n]), err
 }
