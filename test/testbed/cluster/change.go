@@ -36,12 +36,36 @@ func (c *Cluster) AddNode(ctx context.Context) (layout.Node, error) {
 		if err != nil {
 			return err
 		}
+		if err := s.preload(ctx, added, template); err != nil {
+			return err
+		}
 		if err := s.startAll(ctx, template); err != nil {
 			return err
 		}
 		return s.finish(ctx)
 	})
 	return added, err
+}
+
+// preload gives a new node the images that the others were given, before its kubelet asks for them: one that
+// does not find an image asks a registry that is not there, and then waits ever longer before it looks again.
+func (s *session) preload(ctx context.Context, n layout.Node, template string) error {
+	c := node.Config{Layout: s.Layout, Node: n}
+	if err := node.UseTemplate(c, template); err != nil {
+		return err
+	}
+	there := slices.DeleteFunc(slices.Clone(s.rec.State().Loaded), func(archive string) bool {
+		_, err := os.Stat(archive)
+		return err != nil // of a test that has ended
+	})
+	if len(there) == 0 {
+		return nil
+	}
+	if err := node.Preload(ctx, c, s.program, there); err != nil {
+		return fmt.Errorf("load images for %s: %w", n, err)
+	}
+	s.say("%s has the images of %d archives", n, len(there))
+	return nil
 }
 
 // RemoveNode takes a node out of the cluster, with its disk.

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -344,8 +345,21 @@ func (c *Cluster) Load(ctx context.Context, archives []string) error {
 				return nil
 			})
 		}
-		return group.Wait()
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		return s.rec.Update(func(state *record.State) { state.Loaded = withPaths(state.Loaded, archives) })
 	})
+}
+
+// withPaths adds what the list lacks, so that a path holds wherever the next command runs.
+func withPaths(list, more []string) []string {
+	for _, path := range more {
+		if full, err := filepath.Abs(path); err == nil && !slices.Contains(list, full) {
+			list = append(list, full)
+		}
+	}
+	return list
 }
 
 // load imports the archives that the node lacks, and tells how many those were.

@@ -77,6 +77,11 @@ func removeOldTemplates(l layout.Layout) error {
 	return nil
 }
 
+// Preload gives images to a node that does not run yet.
+func Preload(ctx context.Context, c Config, program string, archives []string) error {
+	return importAll(ctx, c.Layout, program, c.dir("containerd"), archives)
+}
+
 // importAll runs a containerd for the time of the import, as a node's first
 // process does: its mounts end with it, and it ends with this program.
 func importAll(ctx context.Context, l layout.Layout, program, root string, archives []string) (err error) {

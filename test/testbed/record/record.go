@@ -86,6 +86,8 @@ type State struct {
 	Nodes map[string]Node `json:"nodes"`
 	// Control are the control plane's processes, by name.
 	Control map[string]proc.Process `json:"control"`
+	// Loaded are the archives that were loaded into the nodes, for those that come later.
+	Loaded []string `json:"loaded,omitempty"`
 	// Audit is the running leak audit.
 	Audit proc.Process `json:"audit"`
 	// Dirs are folders made outside of the state folder, parents first.
