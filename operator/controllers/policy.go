@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -43,8 +44,14 @@ type networkPolicyReconciler struct {
 	events events.EventRecorder
 
 	mu sync.Mutex
-	// told are the generations that have been judged.
-	told map[types.UID]int64
+	// told are the versions that have been judged, of the policies that there are.
+	told map[types.NamespacedName]judged
+}
+
+// judged is one version of a policy.
+type judged struct {
+	uid        types.UID
+	generation int64
 }
 
 func (r *networkPolicyReconciler) add(mgr ctrl.Manager, suffix string) error {
@@ -55,24 +62,39 @@ func (r *networkPolicyReconciler) add(mgr ctrl.Manager, suffix string) error {
 // Reconcile tells the problems of one policy.
 func (r *networkPolicyReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	var p networkingv1.NetworkPolicy
-	if err := r.client.Get(ctx, request.NamespacedName, &p); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
-	}
+	err := r.client.Get(ctx, request.NamespacedName, &p)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.told[p.UID] == p.Generation {
+	if apierrors.IsNotFound(err) {
+		delete(r.told, request.NamespacedName)
 		return ctrl.Result{}, nil
 	}
-	r.told[p.UID] = p.Generation
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("read the NetworkPolicy %s: %w", request.NamespacedName, err)
+	}
+	now := judged{p.UID, p.Generation}
+	if r.told[request.NamespacedName] == now {
+		return ctrl.Result{}, nil
+	}
+	r.told[request.NamespacedName] = now
 	e := policy.New(policy.Options{})
 	e.SetNetworkPolicy(object.NetworkPolicy(&p))
 	for _, problem := range e.Problems() {
-		r.events.Eventf(&p, nil, corev1.EventTypeWarning, string(reasonNotHonoured), "Enforce", "%s", wording(problem))
+		r.events.Eventf(&p, nil, corev1.EventTypeWarning, string(reasonNotHonoured), "Enforce", "%s", note(wording(problem)))
 	}
 	return ctrl.Result{}, nil
 }
 
 func wording(p policy.Problem) string { return p.Field + ": " + p.Message }
+
+// note is what an event can hold of a text: the API refuses one of more than 1,024 bytes.
+func note(text string) string {
+	const most, more = 1024, " ..."
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most-len(more)], "") + more
+}
 
 // clusterPolicyReconciler says of every ClusterNetworkPolicy whether all of it can be honoured.
 type clusterPolicyReconciler struct {
@@ -107,7 +129,7 @@ func (r *clusterPolicyReconciler) Reconcile(ctx context.Context, request ctrl.Re
 		return ctrl.Result{}, fmt.Errorf("write the status of the ClusterNetworkPolicy %s: %w", p.Name, err)
 	}
 	if want.Status == metav1.ConditionFalse && (old == nil || old.Message != want.Message) {
-		r.events.Eventf(&p, nil, corev1.EventTypeWarning, want.Reason, "Enforce", "%s", want.Message)
+		r.events.Eventf(&p, nil, corev1.EventTypeWarning, want.Reason, "Enforce", "%s", note(want.Message))
 	}
 	return ctrl.Result{}, nil
 }
@@ -123,7 +145,7 @@ func judgeClusterPolicy(p *policyv1alpha2.ClusterNetworkPolicy) plan.Condition {
 	if len(faults) > 0 {
 		const most = 4000
 		text := "what follows fails closed; " + strings.Join(faults, "; ")
-		return plan.Condition{Reason: reasonNotHonoured, Message: text[:min(len(text), most)]}
+		return plan.Condition{Reason: reasonNotHonoured, Message: strings.ToValidUTF8(text[:min(len(text), most)], "")}
 	}
 	return plan.Condition{True: true, Reason: reasonAccepted, Message: "every node enforces it"}
 }
@@ -146,7 +168,7 @@ func (r *clusterPolicyReconciler) write(ctx context.Context, p *policyv1alpha2.C
 // their CRD is there.
 func addPolicies(mgr ctrl.Manager, suffix string) error {
 	recorder := mgr.GetEventRecorder(Name)
-	np := &networkPolicyReconciler{client: mgr.GetClient(), events: recorder, told: map[types.UID]int64{}}
+	np := &networkPolicyReconciler{client: mgr.GetClient(), events: recorder, told: map[types.NamespacedName]judged{}}
 	if err := np.add(mgr, suffix); err != nil {
 		return fmt.Errorf("add the NetworkPolicy controller: %w", err)
 	}

@@ -3,6 +3,7 @@ package controllers
 import (
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,7 +24,7 @@ func TestNetworkPolicyEvents(t *testing.T) {
 	good := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "good", UID: "2", Generation: 1}}
 	recorder := events.NewFakeRecorder(16)
 	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(bad, good).Build()
-	r := &networkPolicyReconciler{client: c, events: recorder, told: map[types.UID]int64{}}
+	r := &networkPolicyReconciler{client: c, events: recorder, told: map[types.NamespacedName]judged{}}
 	judge := func() (told []string) {
 		t.Helper()
 		for _, name := range []string{"bad", "good", "gone"} {
@@ -57,5 +58,22 @@ func TestNetworkPolicyEvents(t *testing.T) {
 	}
 	if told := judge(); len(told) != 1 {
 		t.Errorf("of the next generation told %q", told)
+	}
+	if err := c.Delete(t.Context(), bad); err != nil {
+		t.Fatal(err)
+	}
+	if told := judge(); len(told) != 0 || len(r.told) != 1 {
+		t.Errorf("of a policy that is gone told %q; remembered are %v", told, r.told)
+	}
+}
+
+// TestNote : the API refuses an event whose note is longer than 1,024 bytes.
+func TestNote(t *testing.T) {
+	if short := "spec.tier: unknown"; note(short) != short {
+		t.Errorf("%q became %q", short, note(short))
+	}
+	long := note(strings.Repeat("é", 2000))
+	if len(long) > 1024 || !utf8.ValidString(long) || !strings.HasSuffix(long, "é ...") {
+		t.Errorf("a long text became %d bytes, %q at the end", len(long), long[len(long)-8:])
 	}
 }

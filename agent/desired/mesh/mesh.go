@@ -144,7 +144,7 @@ func (p Problem) String() string {
 
 // Compare orders problems by object, then by reason and message.
 func (p Problem) Compare(o Problem) int {
-	return cmp.Or(cmp.Compare(p.Kind, o.Kind), cmp.Compare(p.Name, o.Name), cmp.Compare(p.Reason, o.Reason), cmp.Compare(p.Message, o.Message))
+	return cmp.Or(cmp.Compare(p.Kind, o.Kind), cmp.Compare(p.Namespace, o.Namespace), cmp.Compare(p.Name, o.Name), cmp.Compare(p.Reason, o.Reason), cmp.Compare(p.Message, o.Message))
 }
 
 type problems struct{ list []Problem }
