@@ -153,8 +153,13 @@ func (s *Services) Run(ctx context.Context) {
 	}
 }
 
-// readTimeout bounds how long a request may take to come.
-const readTimeout = 5 * time.Second
+const (
+	// readTimeout bounds how long a request may take to come.
+	readTimeout = 5 * time.Second
+	// idleTimeout is how long a connection without a request is kept: load balancers ask every few seconds, and anybody
+	// who reaches the node may open some.
+	idleTimeout = 2 * time.Minute
+)
 
 // listen opens the port on every address: who may reach it is up to whoever guards the node.
 func (i *instance) listen() error {
@@ -162,7 +167,7 @@ func (i *instance) listen() error {
 	if err != nil {
 		return err
 	}
-	i.server = &http.Server{Handler: i, ReadHeaderTimeout: readTimeout}
+	i.server = &http.Server{Handler: i, ReadHeaderTimeout: readTimeout, IdleTimeout: idleTimeout}
 	go func() {
 		if err := i.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			i.services.cfg.Log.Warn("answer health checks", "service", i.name.String(), "error", err)

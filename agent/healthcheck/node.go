@@ -66,7 +66,7 @@ func (n Node) serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen for health checks of the node: %w", err)
 	}
-	server := &http.Server{Handler: n.Handler(), ReadHeaderTimeout: readTimeout}
+	server := &http.Server{Handler: n.Handler(), ReadHeaderTimeout: readTimeout, IdleTimeout: idleTimeout}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -101,9 +101,7 @@ func stamp(c *metav1.Condition, o Observed) {
 		}
 	}
 	const maxMessage = 32768 // of the API
-	if len(c.Message) > maxMessage {
-		c.Message = c.Message[:maxMessage]
-	}
+	c.Message = truncate(c.Message, maxMessage)
 }
 
 func backendName(kind state.LinkKind) v1alpha1.Backend {

@@ -11,6 +11,7 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	eventsv1 "k8s.io/api/events/v1"
@@ -359,7 +360,7 @@ func (p *Publisher) event(ctx context.Context, problem mesh.Problem, now time.Ti
 	_, _ = h.Write([]byte(problem.String()))
 	e := &eventsv1.Event{
 		TypeMeta:            metav1.TypeMeta{APIVersion: "events.k8s.io/v1", Kind: "Event"},
-		ObjectMeta:          metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", problem.Name, h.Sum64()), Namespace: namespace},
+		ObjectMeta:          metav1.ObjectMeta{Name: eventName(problem.Name, h.Sum64()), Namespace: namespace},
 		EventTime:           metav1.NewMicroTime(now),
 		ReportingController: "weftnet.io/agent", ReportingInstance: p.cfg.Node,
 		Action: "Check", Reason: problem.Reason, Note: truncate(problem.Message, 1000), Type: corev1.EventTypeWarning,
@@ -372,9 +373,16 @@ func (p *Publisher) event(ctx context.Context, problem mesh.Problem, now time.Ti
 	return nil
 }
 
+// eventName is as long as a name may be at most. The number tells apart what is cut.
+func eventName(object string, number uint64) string {
+	const longest = 253
+	suffix := fmt.Sprintf(".%016x", number)
+	return strings.TrimRight(truncate(object, longest-len(suffix)), ".-") + suffix
+}
+
 func truncate(s string, n int) string {
 	if len(s) > n {
-		return s[:n]
+		return strings.ToValidUTF8(s[:n], "")
 	}
 	return s
 }

@@ -35,7 +35,7 @@ func (s Server) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen for metrics and probes: %w", err)
 	}
-	server := &http.Server{Handler: s.handler(time.Now()), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: s.handler(time.Now()), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -336,3 +336,14 @@ func TestServerEndsWithTheContext(t *testing.T) {
 		t.Error("an impossible address is no error")
 	}
 }
+
+// TestEventNames : the name of an event may have 253 bytes, as that of its object.
+func TestEventNames(t *testing.T) {
+	if got := eventName("pool", 1); got != "pool.0000000000000001" {
+		t.Errorf("a short name became %q", got)
+	}
+	long := eventName(strings.Repeat("a.", 126)+"a", 2)
+	if len(long) > 253 || strings.Contains(long, "..") || !strings.HasSuffix(long, "a.0000000000000002") {
+		t.Errorf("a long name became %d bytes: %q", len(long), long)
+	}
+}
