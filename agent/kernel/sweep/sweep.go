@@ -71,8 +71,7 @@ func orAll(p *net.IPNet) string {
 
 // Sweeper works in the network namespace of the thread that made it.
 type Sweeper struct {
-	nl *netlink.Handle
-	// nft opens a connection at each use; it stays with the thread's namespace.
+	nl  *netlink.Handle
 	nft *nftables.Conn
 }
 

@@ -128,12 +128,10 @@ func (l *Loop) tryRefused() {
 // turn is one pass, with its outcome reported.
 func (l *Loop) turn(ctx context.Context) error {
 	started := time.Now()
-	l.turned.Store(started.UnixNano())
 	waiting, err := l.pass(ctx, started)
 	if ctx.Err() != nil {
 		return nil // the agent is stopping
 	}
-	l.turned.Store(time.Now().UnixNano())
 	l.tell(waiting, err)
 	if err != nil {
 		l.cfg.Recorder.Failed()
@@ -261,10 +259,6 @@ func (l *Loop) tell(waiting string, err error) {
 	}
 	slices.SortFunc(r.Problems, func(a, b desired.Problem) int { return a.Service.Compare(b.Service) })
 	l.report.Store(&r)
-	select {
-	case l.reported <- struct{}{}:
-	default:
-	}
 	text := ""
 	if err != nil {
 		text = err.Error()

@@ -98,11 +98,9 @@ type Report struct {
 
 // Loop is the loop. Make it with New.
 type Loop struct {
-	cfg      Config
-	ledger   *nft.Ledger
-	report   atomic.Pointer[Report]
-	reported chan struct{}
-	turned   atomic.Int64
+	cfg    Config
+	ledger *nft.Ledger
+	report atomic.Pointer[Report]
 	// pending is since when something waits to be put in force, updated when all was in force last; Unix
 	// nanoseconds, 0 for never.
 	pending, updated atomic.Int64
@@ -126,7 +124,7 @@ type Loop struct {
 // New makes a loop that has not started.
 func New(cfg Config) *Loop {
 	return &Loop{
-		cfg: cfg, claims: desired.NewClaims(), ledger: nft.NewLedger(cfg.Table), reported: make(chan struct{}, 1), started: time.Now(),
+		cfg: cfg, claims: desired.NewClaims(), ledger: nft.NewLedger(cfg.Table), started: time.Now(),
 		dirty: map[snapshot.ServiceName]struct{}{}, triggers: map[snapshot.ServiceName][]time.Time{},
 		problems: map[snapshot.ServiceName][]desired.Problem{}, refused: map[snapshot.ServiceName]nft.Refusal{}, udp: newUDPTable(),
 	}
@@ -138,17 +136,6 @@ func (l *Loop) Report() (r Report, ok bool) {
 		return *p, true
 	}
 	return Report{}, false
-}
-
-// Reported is signalled after a pass that changed the report; signals that nobody has taken merge.
-func (l *Loop) Reported() <-chan struct{} { return l.reported }
-
-// LastTurn is when the loop turned last, zero before the first time.
-func (l *Loop) LastTurn() time.Time {
-	if n := l.turned.Load(); n != 0 {
-		return time.Unix(0, n)
-	}
-	return time.Time{}
 }
 
 // healthTimeout is how long changes may wait before the proxy counts as unhealthy; kube-proxy's is the same.
