@@ -35,6 +35,7 @@ type Task interface {
 	Folders() []string
 }
 
+// jobLabel marks the Jobs. The node's name is no label: it may be longer than a label's value.
 const jobLabel = "weftnet.io/cleanup"
 
 // Run makes a Job on each node, waits for all, tells what each printed, and removes the Jobs
@@ -65,7 +66,7 @@ func (c Cluster) Run(ctx context.Context, w io.Writer) error {
 
 // await waits until a Job has ended and tells what it printed.
 func (c Cluster) await(ctx context.Context, w io.Writer, job *batchv1.Job) error {
-	node := job.Labels[jobLabel]
+	node := job.Spec.Template.Spec.NodeName
 	var failed bool
 	err := wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
 		now, err := c.Kube.BatchV1().Jobs(c.Namespace).Get(ctx, job.Name, metav1.GetOptions{})
@@ -143,12 +144,12 @@ func (c Cluster) JobFor(node string) batchv1.Job {
 		pod.Containers[0].VolumeMounts = append(pod.Containers[0].VolumeMounts, corev1.VolumeMount{Name: name, MountPath: "/host" + folder})
 	}
 	return batchv1.Job{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "weftnet-cleanup-", Namespace: c.Namespace, Labels: map[string]string{jobLabel: node}},
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "weftnet-cleanup-", Namespace: c.Namespace, Labels: map[string]string{jobLabel: "node"}},
 		Spec: batchv1.JobSpec{
 			BackoffLimit:            &none,
 			TTLSecondsAfterFinished: &ttl,
 			Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{jobLabel: node}},
+				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{jobLabel: "node"}},
 				Spec:       pod,
 			},
 		},
