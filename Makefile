@@ -77,8 +77,12 @@ test-rolling: ## 20 Pods roll under 500 requests a second: not one may fail. Doe
 	$(GO) test -tags e2e,rolling -count=1 -timeout 30m -v -run RollingUpdate $(ARGS) ./test/e2e/service
 
 .PHONY: test-upstream
-test-upstream: ## Kubernetes' own [sig-network] tests: [Conformance], and Netpol without SCTP; no kube-proxy (root).
-	$(GO) run ./test/upstream --nodes=$(NODES) --set=conformance,netpol $(ARGS)
+test-upstream: ## Upstream's own tests: [sig-network] [Conformance], Netpol, ClusterNetworkPolicy; no kube-proxy (root).
+	$(GO) run ./test/upstream --nodes=$(NODES) --set=conformance,netpol,cluster-network-policy $(ARGS)
+
+.PHONY: test-cnp
+test-cnp: ## The conformance suite of ClusterNetworkPolicy, of its own project, without SCTP; no kube-proxy (root).
+	$(GO) run ./test/upstream --nodes=$(NODES) --set=cluster-network-policy $(ARGS)
 
 .PHONY: test-upstream-dozen
 test-upstream-dozen: ## The upstream tests that `make test` runs: a dozen of conformance, a dozen of NetworkPolicy (root).

@@ -47,7 +47,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.nodes, "nodes", 3, "nodes of the cluster")
 	flags.IntVar(&o.procs, "procs", 4, "tests that run at the same time")
 	flags.StringVar(&o.proxy, "proxy", "none", "what serves Services: kube-proxy, or none for Weftnet's own service proxy")
-	flags.StringVar(&names, "set", "conformance", "which tests, several with commas between: "+strings.Join(setNames(), ", "))
+	flags.StringVar(&names, "set", "conformance", "which tests, several with commas between: "+strings.Join(append(setNames(), clusterPolicySet), ", "))
 	flags.BoolVar(&o.write, "write-list", false, "only write the list of the suite's tests, and docs/upstream.md from it")
 	flags.StringVar(&focus, "focus", "", "a regular expression of test names, instead of a set")
 	flags.StringVar(&skip, "skip", "", "a regular expression of test names to leave out, instead of the set's")
@@ -60,8 +60,8 @@ func parse(args []string) (options, error) {
 	}
 	for name := range strings.SplitSeq(names, ",") {
 		chosen, known := sets[name]
-		if !known {
-			return o, fmt.Errorf("unknown set %q: have %s", name, strings.Join(setNames(), ", "))
+		if !known && name != clusterPolicySet {
+			return o, fmt.Errorf("unknown set %q: have %s, %s", name, strings.Join(setNames(), ", "), clusterPolicySet)
 		}
 		if skip != "" {
 			chosen.skip = skip
@@ -96,11 +96,18 @@ func run(ctx context.Context, args []string) error {
 	}
 	var faults []error
 	for _, r := range o.runs { // all of them: one run should tell everything that is wrong
-		if err := ginkgo(ctx, root, r, o.procs); err != nil {
+		if err := runSet(ctx, cluster, r, o.procs); err != nil {
 			faults = append(faults, fmt.Errorf("set %s: %w", r.name, err))
 		}
 	}
 	return errors.Join(faults...)
+}
+
+func runSet(ctx context.Context, cluster *harness.Cluster, r named, procs int) error {
+	if r.name == clusterPolicySet {
+		return clusterPolicy(ctx, cluster)
+	}
+	return ginkgo(ctx, cluster.Root, r, procs)
 }
 
 // ginkgo runs a set of the suite. The flags are those that the suite's own users give it on clusters

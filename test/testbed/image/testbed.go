@@ -40,13 +40,14 @@ func TestbedArchives() []string {
 	return []string{ArchivePause, ArchiveCoreDNS, ArchiveAgnhost, ArchiveE2E}
 }
 
-// suiteImages are the names in test/utils/image/manifest.go of Kubernetes 1.37 that network tests use. All but pause share agnhost's
-// content: the tests run programs in them that are there.
+// suiteImages are the names in test/utils/image/manifest.go of Kubernetes 1.37 that network tests use, and of
+// the conformance suite of network-policy-api 0.2.0 (agnhost:2.45). All but pause share agnhost's content: the tests
+// run programs in them that are there.
 var suiteImages = []struct {
 	names  []string
 	config v1.Config
 }{
-	{[]string{"agnhost:2.66.1", "agnhost:2.55"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
+	{[]string{"agnhost:2.66.1", "agnhost:2.55", "agnhost:2.45"}, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}},
 	{[]string{"busybox:1.37.0-2"}, v1.Config{Cmd: []string{"sh"}}},
 	{[]string{"glibc-dns-testing:2.1.1"}, v1.Config{Cmd: []string{"/agnhost", "pause"}}},
 	{[]string{"regression-issue-74839:1.5"}, v1.Config{Entrypoint: []string{"/regression-issue-74839"}}},
