@@ -97,10 +97,10 @@ type Ledger struct {
 	refused map[string]refusedWish
 }
 
-// refusedWish is what the kernel refused; unknown says that what it has of the owner is on no record.
+// refusedWish is what the kernel refused, and of whom.
 type refusedWish struct {
-	wish    packed
-	unknown bool
+	wish  packed
+	owner *record
 }
 
 type contestedKey struct {

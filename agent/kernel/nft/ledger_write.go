@@ -60,9 +60,6 @@ func (l *Ledger) steps(wanted []Wanted) ([]ownerStep, error) {
 			delete(l.owners, w.Owner)
 		}
 		r := l.record(w)
-		if refused, ok := l.refused[w.Owner]; ok && refused.unknown && refused.wish != next {
-			l.suspect = true
-		}
 		if next != r.elements || next == "" {
 			steps = append(steps, ownerStep{record: r, old: r.elements, next: next})
 		}
@@ -183,7 +180,7 @@ func (l *Ledger) refuse(ctx context.Context, s ownerStep, err error, out *Outcom
 	if blamesContent(exact) {
 		err = exact
 	}
-	l.refused[s.record.owner] = refusedWish{wish: s.next, unknown: l.reloading}
+	l.refused[s.record.owner] = refusedWish{wish: s.next, owner: s.record}
 	out.Refused = append(out.Refused, Refusal{Owner: s.record.owner, Err: err})
 }
 
@@ -318,11 +315,26 @@ func leadingTo(have Observed, frame state.Table, change Change) []ElementChange 
 	return out
 }
 
-// keepRefused keeps the elements that refused owners have from being swept away.
+// keepRefused notes, of owners that were refused before anything of theirs was on record, what the kernel
+// has under the keys that they want: it stands, it is not swept away, and the next try starts from it.
 func (l *Ledger) keepRefused() {
-	for _, r := range l.refused {
-		for e, rest, ok := r.wish.next(); ok; e, rest, ok = rest.next() {
-			delete(l.found[e.set], e.key)
+	for name, refused := range l.refused {
+		r := refused.owner
+		if now := l.owners[name]; now != nil {
+			r = now
+		}
+		if r.elements != "" {
+			continue
+		}
+		has := make([][]state.Element, len(l.sets))
+		for e, rest, ok := refused.wish.next(); ok; e, rest, ok = rest.next() {
+			if f, found := l.found[e.set][e.key]; found {
+				has[e.set] = append(has[e.set], f)
+			}
+		}
+		if elements := pack(has); elements != "" {
+			l.owners[name] = r
+			l.stage(&transit{}, r, "", elements)
 		}
 	}
 }
@@ -331,6 +343,7 @@ func (l *Ledger) keepRefused() {
 // everything that is wanted has been put; from then on Reload does so too.
 func (l *Ledger) Sweep(ctx context.Context) (Outcome, error) {
 	l.swept = true
+	l.keepRefused()
 	return l.sweep(ctx)
 }
 
