@@ -19,9 +19,11 @@ const (
 	// gather is how long changes are gathered when the last pass has only just ended, so that a burst
 	// is some passes and not thousands. A single change does not wait.
 	gather = time.Millisecond
-	// lookAround is how often the facts of the node and the sizes of the sets are compared.
-	lookAround = time.Second
-	checkEvery = 30 * time.Second
+	// lookAround is how often the facts of the node and the sizes of the sets are compared; lookEarly
+	// how often while there are none, since nothing else tells that they have come, and nobody is served
+	// meanwhile.
+	lookAround, lookEarly = time.Second, 10 * time.Millisecond
+	checkEvery            = 30 * time.Second
 	// listEvery is how often the whole table is listed and compared, in case that events and sizes told
 	// nothing. Listing 500,000 elements takes seconds.
 	listEvery = time.Hour
@@ -38,7 +40,7 @@ const (
 // Run turns the loop until the context ends, and leaves everything standing.
 func (l *Loop) Run(ctx context.Context) error {
 	events := l.watch(ctx)
-	tick, check, list, again := time.NewTicker(lookAround), time.NewTicker(checkEvery), time.NewTicker(listEvery), time.NewTicker(retryRefused)
+	tick, check, list, again := time.NewTicker(lookEarly), time.NewTicker(checkEvery), time.NewTicker(listEvery), time.NewTicker(retryRefused)
 	for _, t := range []*time.Ticker{tick, check, list, again} {
 		defer t.Stop()
 	}
@@ -68,7 +70,12 @@ func (l *Loop) Run(ctx context.Context) error {
 		case <-again.C:
 			l.tryRefused()
 		}
-		if err := l.turn(ctx); err != nil && ctx.Err() == nil {
+		early := !l.known
+		err := l.turn(ctx)
+		if early && l.known {
+			tick.Reset(lookAround)
+		}
+		if err != nil && ctx.Err() == nil {
 			pause = min(max(2*pause, shortestPause), longestPause)
 			sleep(ctx, pause) // the ticker looks again, or what happened meanwhile
 		} else {
