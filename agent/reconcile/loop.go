@@ -167,7 +167,8 @@ func (l *Loop) turn(ctx context.Context, kinds Kind) error {
 	if kinds != KindPoll {
 		l.served(upTo, l.podsError(err))
 	}
-	l.turned.Store(time.Now().UnixNano())
+	ended := time.Now()
+	l.turned.Store(&ended)
 	return errors.Join(err, l.stages.podFaults)
 }
 

@@ -174,7 +174,8 @@ type Loop struct {
 
 	report   atomic.Pointer[Report]
 	reported chan struct{}
-	turned   atomic.Int64 // when the last pass ended, in Unix nanoseconds
+	// turned is when the last pass ended, with the reading of the clock that does not jump.
+	turned atomic.Pointer[time.Time]
 
 	// Of the loop's own goroutine:
 	root     context.Context // of Run, for subscriptions that outlive a pass
@@ -249,8 +250,8 @@ func (l *Loop) Reported() <-chan struct{} { return l.reported }
 
 // LastTurn is when the last pass ended, zero before the first. A loop that hangs shows here.
 func (l *Loop) LastTurn() time.Time {
-	if n := l.turned.Load(); n != 0 {
-		return time.Unix(0, n)
+	if at := l.turned.Load(); at != nil {
+		return *at
 	}
 	return time.Time{}
 }

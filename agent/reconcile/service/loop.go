@@ -187,7 +187,7 @@ func (l *Loop) take(now time.Time) {
 		l.triggers[name] = append(l.triggers[name], at...)
 	}
 	if len(l.dirty) > 0 {
-		l.pending.CompareAndSwap(0, now.UnixNano())
+		l.pending.CompareAndSwap(nil, &now)
 	}
 	if c.ServiceEvents+c.SliceEvents > 0 {
 		l.cfg.Recorder.Queued(c.ServiceEvents, c.SliceEvents, now)
@@ -224,8 +224,8 @@ func (l *Loop) afterwards(ctx context.Context, now time.Time, full bool) error {
 		return err
 	}
 	done := time.Now()
-	l.pending.Store(0)
-	l.updated.Store(done.UnixNano())
+	l.pending.Store(nil)
+	l.updated.Store(&done)
 	for name, times := range l.triggers {
 		for _, at := range times {
 			l.cfg.Recorder.Programmed(done.Sub(at))

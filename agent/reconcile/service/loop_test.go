@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -265,5 +266,30 @@ func TestServesWithoutEvents(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestClockMayJump: what the loop measures by must not be the clock that a person or NTP sets. A time
+// that time.Now gives carries the reading of one that only goes on (printed as "m="), and differences are
+// taken of that as long as it is not lost on the way.
+func TestClockMayJump(t *testing.T) {
+	r := newRig(t)
+	r.cluster.put(1, state.ProtoTCP, "10.0.0.1")
+	r.cluster.sync()
+	r.start()
+	r.settled("at the start")
+	r.fake.RefuseNext(unix.EPERM)
+	r.cluster.put(1, state.ProtoTCP, "10.0.0.2")
+	r.settled("after a refusal")
+	for name, at := range map[string]time.Time{"the last programming": r.loop.Updated(), "the start": r.loop.started} {
+		if !strings.Contains(at.String(), " m=") {
+			t.Errorf("%s, %s, is a time of day alone: a jump of the clock would look like silence", name, at)
+		}
+	}
+	r.stop()
+	waiting := time.Now()
+	r.loop.pending.Store(&waiting)
+	if !r.loop.Healthy(time.Now()) || r.loop.Healthy(waiting.Add(2*healthTimeout)) {
+		t.Error("changes that wait too long make the proxy unhealthy, others do not")
 	}
 }

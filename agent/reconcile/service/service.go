@@ -101,9 +101,10 @@ type Loop struct {
 	cfg    Config
 	ledger *nft.Ledger
 	report atomic.Pointer[Report]
-	// pending is since when something waits to be put in force, updated when all was in force last; Unix
-	// nanoseconds, 0 for never.
-	pending, updated atomic.Int64
+	// pending is since when something waits to be put in force, updated when all was in force last; nil
+	// for never. Both have the reading of the clock that does not jump: setting the node's clock must
+	// neither hide a proxy that hangs nor make one that is well look so.
+	pending, updated atomic.Pointer[time.Time]
 	started          time.Time
 
 	// Of the loop's own goroutine:
@@ -144,13 +145,13 @@ const healthTimeout = time.Minute
 // Healthy tells whether changes are put in force in time; while it starts the proxy is healthy.
 func (l *Loop) Healthy(now time.Time) bool {
 	since := l.pending.Load()
-	return l.updated.Load() == 0 || since == 0 || now.Sub(time.Unix(0, since)) < healthTimeout
+	return l.updated.Load() == nil || since == nil || now.Sub(*since) < healthTimeout
 }
 
 // Updated is when everything was last in force; zero before the first time.
 func (l *Loop) Updated() time.Time {
-	if n := l.updated.Load(); n != 0 {
-		return time.Unix(0, n)
+	if at := l.updated.Load(); at != nil {
+		return *at
 	}
 	return time.Time{}
 }
