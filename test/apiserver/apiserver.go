@@ -64,6 +64,10 @@ func Start(t testing.TB) *Server {
 	return &Server{Config: config, env: env}
 }
 
+// Etcd is the URL of the store behind the API server, without encryption or passwords, for who needs
+// more objects than the API server makes in good time.
+func (s *Server) Etcd() string { return s.env.ControlPlane.Etcd.URL.String() }
+
 // User gives the configuration of a user who is allowed nothing but what RBAC says.
 func (s *Server) User(t testing.TB, name string, groups ...string) *rest.Config {
 	t.Helper()

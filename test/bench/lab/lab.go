@@ -35,6 +35,8 @@ type Lab struct {
 	Bin string
 	// Root is the repository.
 	Root string
+	// Etcd is the URL of the API server's store.
+	Etcd string
 
 	api        netip.AddrPort
 	kubeconfig string
@@ -53,6 +55,7 @@ func New(t *testing.T) *Lab {
 	}
 	l := &Lab{Root: root, Bin: build(t, root)}
 	server := apiserver.Start(t)
+	l.Etcd = server.Etcd()
 	l.kubeconfig = server.Kubeconfig(t, "bench", "system:masters")
 	l.connect(t, server)
 	l.router = nstest.New(t)

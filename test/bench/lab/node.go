@@ -51,6 +51,12 @@ func (l *Lab) NewNode(t *testing.T, number int) *Node {
 func (n *Node) Start(t *testing.T, flags ...string) {
 	t.Helper()
 	n.tunnel = n.start(t, "weftnet-wireguard")
+	n.StartAgent(t, flags...)
+}
+
+// StartAgent runs the agent alone, as after its end.
+func (n *Node) StartAgent(t *testing.T, flags ...string) {
+	t.Helper()
 	n.agent = n.start(t, "weftnet-agent", append([]string{"--node-name=" + Name(n.Number), "--kubeconfig=" + n.lab.kubeconfig,
 		"--state-dir=" + n.state, "--cni-bin-dir=", "--backend=Userspace"}, flags...)...)
 }

@@ -19,8 +19,9 @@ type Usage struct {
 	CPU time.Duration
 	// Children is the CPU time of the processes that it has started and that have ended.
 	Children time.Duration
-	// RSS is the resident memory, Private the part of it that is not of files (RssAnon), in MiB.
-	RSS, Private float64
+	// RSS is the resident memory, Private the part of it that is not of files (RssAnon), Peak the most
+	// that was resident at a time; in MiB.
+	RSS, Private, Peak float64
 }
 
 // UsageOf reads /proc.
@@ -52,7 +53,7 @@ func UsageOf(pid int) (Usage, error) {
 	}
 	for line := range strings.Lines(string(status)) {
 		name, value, _ := strings.Cut(line, ":")
-		into := map[string]*float64{"VmRSS": &u.RSS, "RssAnon": &u.Private}[name]
+		into := map[string]*float64{"VmRSS": &u.RSS, "RssAnon": &u.Private, "VmHWM": &u.Peak}[name]
 		if into == nil {
 			continue
 		}

@@ -18,12 +18,12 @@ import (
 
 // figures are what one turn of one side gave.
 type figures struct {
-	cold                      time.Duration
+	cold, restart             time.Duration
 	quiet, busy               []time.Duration
 	rate                      float64
 	cpuQuiet, cpuBusy         time.Duration // of a change
 	idle                      float64       // CPU seconds a second
-	rss                       float64
+	rss, peak, peakRestart    float64       // MiB
 	direct, cluster, cluster6 []time.Duration
 }
 
@@ -37,47 +37,69 @@ const (
 	effectLimit = time.Minute
 	// pollPause between two looks leaves the processor to whom is measured. It is the resolution.
 	pollPause = 300 * time.Microsecond
-	idleTime  = 5 * time.Second
+	// settleTime after a start, in which garbage may be collected, and idleTime that is measured then.
+	settleTime, idleTime = 3 * time.Second, 5 * time.Second
 	// churnEvery makes 100 changes a second.
 	churnEvery = 10 * time.Millisecond
-	connects   = 4000
-	// spacing of quiet changes: kube-proxy waits at least a second between two runs, and a change
-	// within that time would not be a quiet one. Ours has no such wait, and less rest makes it no easier.
-	spacingOurs, spacingTheirs = 100 * time.Millisecond, 1200 * time.Millisecond
+	// connects of each kind on each side, in blocks between which the sides change.
+	blocks, blockSize = 40, 150
 )
 
-// measure takes one side's turn.
+// measure takes one side's turn, and leaves its rules in force without it.
 func (w *world) measure(t *testing.T, s *side, phase time.Duration) figures {
 	t.Helper()
 	var f figures
-	began := time.Now()
-	s.start(t)
-	defer s.stop(t)
-	steps := []func() error{
-		func() (err error) { f.cold, err = w.awaitCold(began); return },
-		func() (err error) { f.idle, err = idle(s.pid()); return },
-		func() (err error) { return w.quiet(t.Context(), s, phase, &f) },
-		func() (err error) { return w.busy(t.Context(), s, phase, &f) },
-		func() (err error) { return w.connect(&f) },
-		func() (err error) { u, err := lab.UsageOf(s.pid()); f.rss = u.RSS; return err },
-	}
-	for _, step := range steps {
+	do := func(what string, step func() error) {
+		t.Helper()
 		var err error
 		s.node.NS.Do(t, func() { err = step() })
 		if err != nil {
-			t.Fatalf("%s with %d Services: %v", s.name, w.reached, err)
+			t.Fatalf("%s with %d Services: %s: %v", s.name, w.size(), what, err)
 		}
 	}
-	w.settle(t)
-	t.Logf("%s with %d Services: cold %.2f s, %d quiet and %d busy changes", s.name, w.reached, f.cold.Seconds(), len(f.quiet), len(f.busy))
+	began := time.Now()
+	s.start(t)
+	do("start", func() (err error) { f.cold, err = w.awaitCold(began); return })
+	w.say(t, "%s: %d Services after %.2f s", s.name, w.size(), f.cold.Seconds())
+	do("idle", func() (err error) { f.idle, err = idle(s.pid()); return })
+	do("quiet changes", func() error { return w.quiet(t.Context(), s, phase, &f) })
+	w.say(t, "%s: %d quiet changes", s.name, len(f.quiet))
+	do("many changes", func() error { return w.busy(t.Context(), s, phase, &f) })
+	w.say(t, "%s: %d of %.0f changes a second", s.name, len(f.busy), f.rate)
+	do("memory", func() error {
+		u, err := lab.UsageOf(s.pid())
+		f.rss, f.peak = u.RSS, u.Peak
+		return err
+	})
+	do("restart", func() (err error) { f.restart, err = w.again(t, s); return })
+	do("memory", func() error {
+		u, err := lab.UsageOf(s.pid())
+		f.peakRestart = u.Peak
+		return err
+	})
+	s.stop(t)
+	w.say(t, "%s: restarted in %.2f s", s.name, f.restart.Seconds())
 	return f
+}
+
+// again restarts the proxy, and waits until what has changed meanwhile is in force.
+func (w *world) again(t *testing.T, s *side) (time.Duration, error) {
+	t.Helper()
+	s.stop(t)
+	want, err := w.turnProbe(t.Context())
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	s.restart(t)
+	return w.awaitProbe(began, want, coldLimit)
 }
 
 // awaitCold waits until the sample answers.
 func (w *world) awaitCold(began time.Time) (time.Duration, error) {
-	waiting := []netip.Addr{w.probe.v4, w.probe.v6, w.addrs[w.reached-1], w.addrs[0]}
+	waiting := []netip.Addr{w.probe.v4, w.probe.v6, clusterIP(w.size() - 1), clusterIP(0)}
 	for range sampled {
-		waiting = append(waiting, w.addrs[rand.IntN(w.reached)])
+		waiting = append(waiting, clusterIP(rand.IntN(w.size())))
 	}
 	for {
 		waiting = unanswered(waiting)
@@ -109,7 +131,7 @@ func unanswered(waiting []netip.Addr) []netip.Addr {
 }
 
 func idle(pid int) (float64, error) {
-	time.Sleep(idleTime) // what was started may still be clearing up
+	time.Sleep(settleTime)
 	before, err1 := lab.UsageOf(pid)
 	time.Sleep(idleTime)
 	after, err2 := lab.UsageOf(pid)
@@ -122,22 +144,18 @@ func spent(before, after lab.Usage) time.Duration {
 
 // quiet changes the probe alone.
 func (w *world) quiet(ctx context.Context, s *side, phase time.Duration, f *figures) error {
-	spacing := spacingOurs
-	if s.name != "Weftnet" {
-		spacing = spacingTheirs
-	}
 	begin := time.Now()
 	before, err := lab.UsageOf(s.pid())
 	if err != nil {
 		return err
 	}
-	for time.Since(begin) < phase {
+	for len(f.quiet) < s.samples && (len(f.quiet) == 0 || time.Since(begin) < phase) {
 		took, err := w.change(ctx)
 		if err != nil {
 			return err
 		}
 		f.quiet = append(f.quiet, took)
-		time.Sleep(max(0, spacing-took))
+		time.Sleep(max(0, s.rest-took))
 	}
 	after, err := lab.UsageOf(s.pid())
 	own := spent(before, after) - time.Duration(f.idle*float64(time.Since(begin)))
@@ -149,27 +167,35 @@ func (w *world) quiet(ctx context.Context, s *side, phase time.Duration, f *figu
 func (w *world) busy(ctx context.Context, s *side, phase time.Duration, f *figures) error {
 	ctx, stop := context.WithTimeout(ctx, phase)
 	defer stop()
-	others := make(chan int, 1)
+	type outcome struct {
+		made int
+		err  error
+	}
+	others := make(chan outcome, 1)
 	begin := time.Now()
 	before, err := lab.UsageOf(s.pid())
 	if err != nil {
 		return err
 	}
-	go func() { others <- w.churn(ctx, churnEvery) }()
-	for ctx.Err() == nil {
-		took, err := w.change(context.WithoutCancel(ctx))
-		if err != nil {
-			return err
+	go func() {
+		made, err := w.churn(ctx, churnEvery)
+		others <- outcome{made, err}
+	}()
+	for ctx.Err() == nil && err == nil {
+		var took time.Duration
+		if took, err = w.change(context.WithoutCancel(ctx)); err == nil {
+			f.busy = append(f.busy, took)
+			time.Sleep(s.rest / 2)
 		}
-		f.busy = append(f.busy, took)
-		time.Sleep(50 * time.Millisecond)
 	}
-	made := <-others + len(f.busy)
+	stop()
+	o := <-others
 	lasted := time.Since(begin)
-	after, err := lab.UsageOf(s.pid())
+	made := o.made + len(f.busy)
+	after, fault := lab.UsageOf(s.pid())
 	f.rate = float64(made) / lasted.Seconds()
 	f.cpuBusy = (spent(before, after) - time.Duration(f.idle*float64(lasted))) / time.Duration(made)
-	return err
+	return errors.Join(err, o.err, fault)
 }
 
 // change turns the probe and waits until a connection ends at its new endpoint. The time is from the
@@ -179,30 +205,51 @@ func (w *world) change(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	for answered := time.Now(); ; {
+	return w.awaitProbe(time.Now(), want, effectLimit)
+}
+
+// awaitProbe waits until a connection to the probe ends at its new endpoint.
+func (w *world) awaitProbe(begin time.Time, want netip.Addr, limit time.Duration) (time.Duration, error) {
+	for {
 		got, _, err := dial(w.probe.v4, servicePort)
-		took := time.Since(answered)
+		took := time.Since(begin)
 		if err == nil && got == want {
 			return took, nil
 		}
-		if took > effectLimit {
-			return 0, fmt.Errorf("the probe's endpoint is %v and not %v after %v: %w", got, want, effectLimit, err)
+		if took > limit {
+			return 0, fmt.Errorf("the probe's endpoint is %v and not %v after %v: %w", got, want, limit, err)
 		}
 		time.Sleep(pollPause)
 	}
 }
 
-// connect measures how long connect takes, directly and through Services, in turn.
+// connects measures how long connect takes, directly and through Services. The sides take turns that
+// are so short that what else the machine does meets both alike; neither's process runs.
+func (w *world) connects(t *testing.T, sides []*side, into []*figures) {
+	t.Helper()
+	for block := range blocks {
+		for i := range sides {
+			i = (i + block) % len(sides)
+			var err error
+			sides[i].node.NS.Do(t, func() { err = w.connect(into[i]) })
+			if err != nil {
+				t.Fatalf("%s with %d Services: %v", sides[i].name, w.size(), err)
+			}
+		}
+	}
+}
+
+// connect makes a block of connections.
 func (w *world) connect(f *figures) error {
-	for range connects {
-		number := rand.IntN(w.reached)
+	for range blockSize {
+		number := rand.IntN(w.size())
 		for _, one := range []struct {
 			to   netip.Addr
 			port uint16
 			into *[]time.Duration
 		}{
 			{endpoint(number * 4), endpointPort, &f.direct},
-			{w.addrs[number], servicePort, &f.cluster},
+			{clusterIP(number), servicePort, &f.cluster},
 			{w.probe.v6, servicePort, &f.cluster6},
 		} {
 			_, took, err := dial(one.to, one.port)

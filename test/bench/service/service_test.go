@@ -8,6 +8,7 @@ package service
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,7 +35,7 @@ type settings struct {
 
 func read(t *testing.T) settings {
 	t.Helper()
-	s := settings{sizes: []int{1000, 10000, 40000}, rivalMost: 10000, rounds: 2, phase: 25 * time.Second}
+	s := settings{sizes: []int{1000, 10000, 40000}, rivalMost: 10000, rounds: 1, phase: 15 * time.Second}
 	s.only = os.Getenv("SERVICE_BENCH_ONLY")
 	number := func(name string, into *int) {
 		if text := os.Getenv(name); text != "" {
@@ -73,31 +74,60 @@ const (
 	targetConnect = 1.0
 )
 
+// The sides, as SERVICE_BENCH_ONLY names them.
+const (
+	weftnetName = "Weftnet"
+	rivalName   = "kube-proxy"
+)
+
+// TestServices measures each size in a test of its own, so that -run can choose:
+// -run 'TestServices/^40000$'.
 func TestServices(t *testing.T) {
 	s := read(t)
-	l := lab.New(t)
-	w := newWorld(t, l)
-	medians := map[int]figures{}
+	w := newWorld(t, lab.New(t))
+	all := map[int]figures{}
 	for _, size := range s.sizes {
-		begin := time.Now()
-		w.grow(t, size)
-		t.Logf("%d Services are there (%s for the last of them)", size, time.Since(begin).Round(time.Second))
-		var ours, theirs []figures
-		for round := range s.rounds {
-			// Who goes first changes from round to round.
-			for turn := range 2 {
-				switch {
-				case (round+turn)%2 == 0 && s.only != "kube-proxy":
-					ours = append(ours, w.measure(t, w.weftnet(t), s.phase))
-				case (round+turn)%2 == 1 && s.only != "Weftnet" && size <= s.rivalMost:
-					theirs = append(theirs, w.measure(t, w.kubeProxy(t), s.phase))
-				}
+		t.Run(strconv.Itoa(size), func(t *testing.T) {
+			w.grow(t, size)
+			var ours, theirs []figures
+			for round := range s.rounds {
+				o, r := w.round(t, s, round)
+				ours, theirs = append(ours, o...), append(theirs, r...)
 			}
-		}
-		table.Print(os.Stdout, fmt.Sprintf("%d Services, %d rounds in turn, medians", size, s.rounds), "Weftnet", "kube-proxy", rows(size, ours, theirs))
-		medians[size] = median(ours)
+			table.Print(os.Stdout, fmt.Sprintf("%d Services, %d rounds in turn, medians", size, s.rounds), weftnetName, rivalName, rows(size, ours, theirs))
+			all[size] = together(ours)
+		})
 	}
-	flatness(s.sizes, medians)
+	flatness(s.sizes, all)
+}
+
+// round gives each side a turn. Who goes first changes from round to round.
+func (w *world) round(t *testing.T, s settings, round int) (ours, theirs []figures) {
+	t.Helper()
+	var sides []*side
+	if s.only != rivalName {
+		sides = append(sides, w.weftnet(t))
+	}
+	if s.only != weftnetName && w.size() <= s.rivalMost {
+		sides = append(sides, w.kubeProxy(t))
+	}
+	if round%2 == 1 {
+		slices.Reverse(sides)
+	}
+	found := make([]*figures, len(sides))
+	for i, one := range sides {
+		f := w.measure(t, one, s.phase)
+		found[i] = &f
+	}
+	w.connects(t, sides, found)
+	for i, one := range sides {
+		if one.name == weftnetName {
+			ours = append(ours, *found[i])
+		} else {
+			theirs = append(theirs, *found[i])
+		}
+	}
+	return ours, theirs
 }
 
 // rows compare what was measured. Where kube-proxy was not run, its figures and the ratio are 0.
@@ -130,6 +160,9 @@ func rows(size int, ours, theirs []figures) []table.Row {
 		row("CPU of a change, 100/s", "ms", 0, func(f figures) float64 { return f.cpuBusy.Seconds() * 1e3 }),
 		row("CPU while idle", "ms/s", 0, func(f figures) float64 { return f.idle * 1e3 }),
 		row("resident memory", "MiB", targetMemory, func(f figures) float64 { return f.rss }),
+		row("the most of it since the start", "MiB", 0, func(f figures) float64 { return f.peak }),
+		row("the most of it after a restart", "MiB", 0, func(f figures) float64 { return f.peakRestart }),
+		row("restart to the next change in force", "s", 0, func(f figures) float64 { return f.restart.Seconds() }),
 		row("connect to the endpoint, p50", "us", 0, quantile(func(f figures) []time.Duration { return f.direct }, 0.5, time.Microsecond)),
 		row("connect to the endpoint, p99", "us", 0, quantile(func(f figures) []time.Duration { return f.direct }, 0.99, time.Microsecond)),
 		row("connect to a ClusterIP, p50", "us", targetConnect, quantile(func(f figures) []time.Duration { return f.cluster }, 0.5, time.Microsecond)),
@@ -148,8 +181,8 @@ func quantile(of func(figures) []time.Duration, q float64, unit time.Duration) f
 	}
 }
 
-// median picks, of several rounds, each figure's median that the last table needs.
-func median(all []figures) figures {
+// together has the samples of several rounds.
+func together(all []figures) figures {
 	var out figures
 	for _, f := range all {
 		out.busy = append(out.busy, f.busy...)
@@ -165,6 +198,9 @@ func flatness(sizes []int, by map[int]figures) {
 		return
 	}
 	small, large := sizes[0], sizes[len(sizes)-1]
+	if len(by[small].quiet) == 0 || len(by[large].quiet) == 0 {
+		return // only a part was run
+	}
 	row := func(name, unit string, target float64, of func(figures) float64) table.Row {
 		return table.Row{Name: name, Unit: unit, LessIsBetter: true, Target: target, Ours: []float64{of(by[large])}, Theirs: []float64{of(by[small])}}
 	}

@@ -5,9 +5,12 @@ package service
 import (
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/weftnet/weftnet/test/apiserver"
 	"github.com/weftnet/weftnet/test/bench/lab"
@@ -17,11 +20,15 @@ import (
 
 // side is a node with one of the two proxies.
 type side struct {
-	name  string
-	node  *lab.Node
-	start func(*testing.T)
-	stop  func(*testing.T)
-	pid   func() int
+	name string
+	node *lab.Node
+	// start, stop and start again the proxy; what it has made in the kernel stays.
+	start, stop, restart func(*testing.T)
+	pid                  func() int
+	// rest between two quiet changes.
+	rest time.Duration
+	// samples of quiet changes.
+	samples int
 }
 
 // newNode is a fresh one, so that nothing of an earlier round is in its kernel.
@@ -40,30 +47,36 @@ func (w *world) newNode(t *testing.T) *lab.Node {
 }
 
 // weftnet is the agent as it is shipped, with the wireguard process that it needs for the mesh. Its
-// memory and its CPU time hold the mesh's share, too.
+// memory and its CPU time hold the mesh's share, too. The balancer at the socket is measured by itself,
+// in test/bench/socket; with it no connection of this benchmark would meet a rule.
 func (w *world) weftnet(t *testing.T) *side {
 	t.Helper()
 	n := w.newNode(t)
+	flags := append([]string{"--service-proxy=true", "--socket-lb=off"}, strings.Fields(os.Getenv("SERVICE_BENCH_FLAGS"))...)
 	return &side{
-		name: "Weftnet", node: n, pid: n.AgentPID, stop: n.Stop,
-		start: func(t *testing.T) { n.Start(t, "--service-proxy=true") },
+		name: weftnetName, node: n, pid: n.AgentPID, rest: 50 * time.Millisecond, samples: 200,
+		start:   func(t *testing.T) { n.Start(t, flags...) },
+		restart: func(t *testing.T) { n.StartAgent(t, flags...) },
+		stop:    n.StopAgent,
 	}
 }
 
+// kubeProxy in nftables mode. It waits at least a second between two runs, and a change within that time
+// would not be a quiet one.
 func (w *world) kubeProxy(t *testing.T) *side {
 	t.Helper()
 	n := w.newNode(t)
 	var p *kubeproxy.Proxy
+	start := func(t *testing.T) {
+		p = kubeproxy.Start(t, n.NS, kubeproxy.Config{
+			Bin: filepath.Join(w.lab.Root, ".testbed", "bin"), Node: lab.Name(n.Number), Kubeconfig: w.lab.Kubeconfig(),
+			Mode: "nftables", ClusterCIDR: "10.64.0.0/10,fd00:10:244::/48",
+		})
+	}
 	return &side{
-		name: "kube-proxy", node: n,
-		start: func(t *testing.T) {
-			p = kubeproxy.Start(t, n.NS, kubeproxy.Config{
-				Bin: filepath.Join(w.lab.Root, ".testbed", "bin"), Node: lab.Name(n.Number), Kubeconfig: w.lab.Kubeconfig(),
-				Mode: "nftables", ClusterCIDR: "10.64.0.0/10,fd00:10:244::/48",
-			})
-		},
-		stop: func(t *testing.T) { p.Stop(t) },
-		pid:  func() int { return p.PID() },
+		name: rivalName, node: n, rest: 1200 * time.Millisecond, samples: 15,
+		start: start, stop: func(t *testing.T) { p.Stop(t) }, pid: func() int { return p.PID() },
+		restart: start,
 	}
 }
 

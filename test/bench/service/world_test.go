@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weftnet/weftnet/test/bench/lab"
 )
@@ -24,8 +23,6 @@ const (
 	servicePort  = 80
 	endpointPort = 8080
 	probeName    = "probe"
-	// workers that create: the API server does several at a time sooner than one after another.
-	workers = 12
 )
 
 // The endpoints' addresses. Every node of this benchmark takes all of them for its own, so that each
@@ -37,12 +34,12 @@ var (
 
 // world is the API server's content.
 type world struct {
-	lab     *lab.Lab
-	addrs   []netip.Addr // ClusterIPs, by number
-	slices  []*discoveryv1.EndpointSlice
-	probe   probe
-	nodes   int
-	reached int // Services that exist
+	lab    *lab.Lab
+	store  *store
+	slices []*discoveryv1.EndpointSlice // by the number of the Service; as many as there are
+	probe  probe
+	nodes  int
+	begun  time.Time
 }
 
 // probe is the Service whose endpoint changes: dual stack, one endpoint.
@@ -66,11 +63,13 @@ var probeEndpoint6 = netip.MustParseAddr("fd00:20::1")
 
 func newWorld(t *testing.T, l *lab.Lab) *world {
 	t.Helper()
-	w := &world{lab: l}
+	w := &world{lab: l, store: newStore(t, l.Etcd), begun: time.Now()}
 	refuse(t, l.Router())
 	dual := corev1.IPFamilyPolicyRequireDualStack
 	service := serviceFor(probeName)
 	service.Spec.IPFamilyPolicy = &dual
+	service.Spec.ClusterIPs = []string{"10.96.0.10", "fd00:10:96::10"}
+	service.Spec.ClusterIP = service.Spec.ClusterIPs[0]
 	if err := l.Client.Create(t.Context(), service); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +82,29 @@ func newWorld(t *testing.T, l *lab.Lab) *world {
 			t.Fatal(err)
 		}
 	}
+	if err := w.pattern(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	return w
+}
+
+// size is how many Services there are.
+func (w *world) size() int { return len(w.slices) }
+
+// say tells how far it is.
+func (w *world) say(t *testing.T, format string, args ...any) {
+	t.Helper()
+	t.Logf("%4.0f s: %s", time.Since(w.begun).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// grow makes Services until there are so many.
+func (w *world) grow(t *testing.T, size int) {
+	t.Helper()
+	begin := time.Now()
+	if err := w.fill(t.Context(), size); err != nil {
+		t.Fatal(err)
+	}
+	w.say(t, "%d Services are there, after %.1f s", w.size(), time.Since(begin).Seconds())
 }
 
 func serviceFor(name string) *corev1.Service {
@@ -114,51 +135,8 @@ func addressesOf(number int) []netip.Addr {
 	return out
 }
 
-// grow makes Services until there are so many.
-func (w *world) grow(t *testing.T, size int) {
-	t.Helper()
-	for len(w.addrs) < size {
-		w.addrs, w.slices = append(w.addrs, netip.Addr{}), append(w.slices, nil)
-	}
-	var next atomic.Int64
-	next.Store(int64(w.reached))
-	errs := make(chan error, workers)
-	var group sync.WaitGroup
-	for range workers {
-		group.Go(func() {
-			for i := int(next.Add(1) - 1); i < size; i = int(next.Add(1) - 1) {
-				if err := w.create(t.Context(), i); err != nil {
-					errs <- err
-					return
-				}
-			}
-		})
-	}
-	group.Wait()
-	close(errs)
-	for err := range errs {
-		t.Fatal(err)
-	}
-	w.reached = size
-}
-
-func (w *world) create(ctx context.Context, number int) error {
-	name := fmt.Sprintf("s-%05d", number)
-	service := serviceFor(name)
-	if err := w.lab.Client.Create(ctx, service); err != nil {
-		return fmt.Errorf("create Service %s: %w", name, err)
-	}
-	w.addrs[number] = netip.MustParseAddr(service.Spec.ClusterIP)
-	s := sliceFor(name, discoveryv1.AddressTypeIPv4, addressesOf(number)...)
-	if err := w.lab.Client.Create(ctx, s); err != nil {
-		return fmt.Errorf("create EndpointSlice %s: %w", name, err)
-	}
-	w.slices[number] = s
-	return nil
-}
-
-// write sends a slice with the time of the change, as Kubernetes' controller does.
-func (w *world) write(ctx context.Context, s *discoveryv1.EndpointSlice) error {
+// update sends a slice with the time of the change, as Kubernetes' controller does.
+func (w *world) update(ctx context.Context, s *discoveryv1.EndpointSlice) error {
 	s.Annotations = map[string]string{corev1.EndpointsLastChangeTriggerTime: time.Now().UTC().Format(time.RFC3339Nano)}
 	s.ManagedFields = nil
 	if err := w.lab.Client.Update(ctx, s); err != nil {
@@ -172,34 +150,30 @@ func (w *world) turnProbe(ctx context.Context) (netip.Addr, error) {
 	w.probe.current++
 	to := probeEndpoint(w.probe.current)
 	w.probe.slice.Endpoints[0].Addresses = []string{to.String()}
-	return to, w.write(ctx, w.probe.slice)
+	return to, w.update(ctx, w.probe.slice)
 }
 
 // churn takes an endpoint from some Service or gives it back, as often as asked, until the context
-// ends, and returns how many changes it has made.
-func (w *world) churn(ctx context.Context, every time.Duration) int {
+// ends, and returns how many changes it has made. What is begun is finished.
+func (w *world) churn(ctx context.Context, every time.Duration) (int, error) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
-	work := make(chan int, workers)
+	const writers = 4
+	work, errs := make(chan int), make(chan error, writers)
 	var made atomic.Int64
 	var group sync.WaitGroup
-	for range 4 {
+	for range writers {
 		group.Go(func() {
 			for i := range work {
-				s := w.slices[i]
-				all := sliceFor("", s.AddressType, addressesOf(i)...).Endpoints
-				if len(s.Endpoints) == len(all) {
-					all = all[1:]
+				if err := w.nudge(i); err != nil && len(errs) < cap(errs) {
+					errs <- err
 				}
-				s.Endpoints = all
-				if w.write(ctx, s) == nil {
-					made.Add(1)
-				}
+				made.Add(1)
 			}
 		})
 	}
-	// Strides through the Services, so that no two workers ever hold the same.
-	for i := 0; ctx.Err() == nil; i = (i + 37) % w.reached {
+	// Strides through the Services, so that no two writers ever hold the same.
+	for i := 0; ctx.Err() == nil; i = (i + 37) % w.size() {
 		select {
 		case <-ctx.Done():
 		case <-ticker.C:
@@ -208,21 +182,17 @@ func (w *world) churn(ctx context.Context, every time.Duration) int {
 	}
 	close(work)
 	group.Wait()
-	return int(made.Load())
+	close(errs)
+	return int(made.Load()), <-errs
 }
 
-// settle brings back what an interrupted write may have left unknown.
-func (w *world) settle(t *testing.T) {
-	t.Helper()
-	for i, s := range w.slices[:w.reached] {
-		if s.Annotations == nil {
-			continue
-		}
-		fresh := &discoveryv1.EndpointSlice{}
-		if err := w.lab.Client.Get(t.Context(), client.ObjectKeyFromObject(s), fresh); err != nil {
-			t.Fatal(err)
-		}
-		w.slices[i] = fresh
-		fresh.Annotations = nil
+// nudge takes an endpoint from a Service, or gives it back.
+func (w *world) nudge(number int) error {
+	s := w.slices[number]
+	all := sliceFor("", s.AddressType, addressesOf(number)...).Endpoints
+	if len(s.Endpoints) == len(all) {
+		all = all[1:]
 	}
+	s.Endpoints = all
+	return w.update(context.Background(), s)
 }
