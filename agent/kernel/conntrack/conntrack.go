@@ -68,7 +68,11 @@ func (f Filter) Match(flow Flow) bool {
 var ErrMatchesAll = errors.New("a filter must have a condition")
 
 // Kernel is the connection tracking of one network namespace.
-type Kernel struct{ conn *wire.Conn }
+type Kernel struct {
+	conn *wire.Conn
+	// dump lists, while conn writes to what is listed.
+	dump *wire.Conn
+}
 
 // New opens the connection tracking of the network namespace of the calling thread.
 func New() (*Kernel, error) {
@@ -76,11 +80,15 @@ func New() (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Kernel{conn: conn}, nil
+	dump, err := wire.Dial(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return &Kernel{conn: conn, dump: dump}, nil
 }
 
-// Close ends the socket.
-func (k *Kernel) Close() error { return k.conn.Close() }
+// Close ends the sockets.
+func (k *Kernel) Close() error { return errors.Join(k.conn.Close(), k.dump.Close()) }
 
 // Message types and attributes of linux/netfilter/nfnetlink_conntrack.h, which x/sys/unix lacks.
 const (
@@ -116,7 +124,7 @@ const (
 // List gives all flows of both families.
 func (k *Kernel) List(ctx context.Context) ([]Flow, error) {
 	var out []Flow
-	err := k.each(ctx, func(_ byte, f Flow, _ []wire.Attr) error {
+	err := k.eachOf(ctx, 0, func(_ byte, f Flow, _ []byte) error {
 		out = append(out, f)
 		return nil
 	})
@@ -131,133 +139,131 @@ func (k *Kernel) Delete(ctx context.Context, filters ...Filter) (int, error) {
 	if len(filters) == 0 {
 		return 0, nil
 	}
-	count := 0
-	err := k.each(ctx, func(family byte, f Flow, attrs []wire.Attr) error {
-		if !slices.ContainsFunc(filters, func(x Filter) bool { return x.Match(f) }) {
-			return nil
-		}
-		err := k.delete(family, attrs)
-		if errors.Is(err, unix.ENOENT) {
-			return nil // it ended by itself
-		}
-		if err != nil {
-			return fmt.Errorf("delete flow %s: %w", f, err)
-		}
-		count++
-		return nil
+	return k.deleteWhere(ctx, 0, func(f Flow) bool {
+		return slices.ContainsFunc(filters, func(x Filter) bool { return x.Match(f) })
 	})
-	return count, err
 }
 
 // DeleteWhere deletes the flows of a protocol that stale tells, and says how many. The kernel
 // lists no others where it can leave them out (from Linux 5.8). stale must not wait for anything.
 func (k *Kernel) DeleteWhere(ctx context.Context, protocol uint8, stale func(Flow) bool) (int, error) {
+	return k.deleteWhere(ctx, protocol, func(f Flow) bool { return f.Original.Protocol == protocol && stale(f) })
+}
+
+// deleteWhere goes on when one cannot be deleted, and tells of the first such.
+func (k *Kernel) deleteWhere(ctx context.Context, protocol uint8, goes func(Flow) bool) (int, error) {
 	count := 0
-	err := k.eachOf(ctx, protocol, func(family byte, f Flow, attrs []wire.Attr) error {
-		if f.Original.Protocol != protocol || !stale(f) {
+	var fault error
+	err := k.eachOf(ctx, protocol, func(family byte, f Flow, attrs []byte) error {
+		if !goes(f) {
 			return nil
 		}
-		err := k.delete(family, attrs)
-		if errors.Is(err, unix.ENOENT) {
-			return nil // it ended by itself
+		switch err := k.delete(family, attrs); {
+		case err == nil:
+			count++
+		case errors.Is(err, unix.ENOENT): // it ended by itself
+		case fault == nil:
+			fault = fmt.Errorf("delete flow %s: %w", f, err)
 		}
-		if err != nil {
-			return fmt.Errorf("delete flow %s: %w", f, err)
-		}
-		count++
 		return nil
 	})
-	return count, err
+	return count, errors.Join(fault, err)
 }
 
 // delete names the entry by its first tuple, its zone and its id, so that a younger flow in its
 // place is not meant.
-func (k *Kernel) delete(family byte, attrs []wire.Attr) error {
-	request := []byte{family, unix.NFNETLINK_V0, 0, 0}
-	for _, a := range attrs {
-		switch a.Type {
-		case ctaTupleOrig:
-			request = wire.Put(request, wire.Attr{Type: a.Type | unix.NLA_F_NESTED, Data: a.Data})
-		case ctaZone, ctaID:
-			request = wire.Put(request, a)
-		}
-	}
-	_, err := k.conn.Do(subsystem|msgDelete, 0, request)
+func (k *Kernel) delete(family byte, attrs []byte) error {
+	_, err := k.conn.Do(subsystem|msgDelete, 0, append([]byte{family, unix.NFNETLINK_V0, 0, 0}, keyOf(attrs, ctaZone, ctaID)...))
 	return err
 }
 
-func (k *Kernel) each(ctx context.Context, f func(family byte, flow Flow, attrs []wire.Attr) error) error {
-	return k.eachOf(ctx, 0, f)
+// keyOf are the attributes that name an entry: its first tuple, and those others that it has.
+func keyOf(attrs []byte, others ...uint16) []byte {
+	key := wire.Put(nil, wire.Bytes(ctaTupleOrig|unix.NLA_F_NESTED, wire.Lookup(attrs, ctaTupleOrig)))
+	for _, typ := range others {
+		if v := wire.Lookup(attrs, typ); v != nil {
+			key = wire.Put(key, wire.Bytes(typ, v))
+		}
+	}
+	return key
 }
 
-// listRequest asks for the flows of one family, and of one protocol unless that is 0.
-func listRequest(family, protocol byte) []byte {
-	b := []byte{family, unix.NFNETLINK_V0, 0, 0}
+// filterOf lets flows of one protocol through, and all where that is 0.
+func filterOf(protocol byte) []byte {
 	if protocol == 0 {
-		return b
+		return nil
 	}
-	return wire.Put(b,
+	return wire.Put(nil,
 		wire.Nest(ctaTupleOrig, wire.Nest(ctaTupleProto, wire.Bytes(ctaProtoNum, []byte{protocol}))),
 		wire.Nest(ctaFilter, wire.Host32(ctaFilterOrigFlags, filterProtoNum), wire.Host32(ctaFilterReplyFlags, 0)))
 }
 
-// list lets the kernel filter where it can. One that knows no filters lists all of them.
-func (k *Kernel) list(family, protocol byte) ([][]byte, error) {
-	replies, err := k.conn.List(subsystem|msgGet, listRequest(family, protocol))
-	if protocol != 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)) {
-		return k.conn.List(subsystem|msgGet, listRequest(family, 0))
-	}
-	return replies, err
-}
-
-func (k *Kernel) eachOf(ctx context.Context, protocol byte, f func(family byte, flow Flow, attrs []wire.Attr) error) error {
+func (k *Kernel) eachOf(ctx context.Context, protocol byte, f func(family byte, flow Flow, attrs []byte) error) error {
 	var faults []error
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		if err := ctx.Err(); err != nil {
-			return errors.Join(append(faults, err)...)
-		}
-		replies, err := k.list(family, protocol)
-		if err != nil {
-			faults = append(faults, fmt.Errorf("list connection tracking: %w", err))
-			continue
-		}
-		for _, b := range replies {
-			if len(b) < netfilterHeader || b[0] != family {
-				continue
-			}
-			attrs := wire.Parse(b[netfilterHeader:])
-			flow := Flow{Original: decodeTuple(wire.Find(attrs, ctaTupleOrig)), Reply: decodeTuple(wire.Find(attrs, ctaTupleReply))}
-			faults = append(faults, f(family, flow, attrs))
-		}
+		faults = append(faults, k.visit(ctx, family, filterOf(protocol), func(attrs []byte) error {
+			return f(family, decodeFlow(attrs), attrs)
+		}))
 	}
 	return errors.Join(faults...)
 }
 
+// visit shows each the flows of a family one after the other, in wire form that is valid until each
+// returns, and keeps none: a table may have a million. It lets the kernel filter where it can; one that
+// knows no filters lists all of them. each may write to flows; one may be shown twice then.
+func (k *Kernel) visit(ctx context.Context, family byte, filter []byte, each func(attrs []byte) error) error {
+	var fault error
+	show := func(b []byte) {
+		if len(b) < netfilterHeader || b[0] != family || fault != nil {
+			return
+		}
+		if fault = ctx.Err(); fault == nil {
+			fault = each(b[netfilterHeader:])
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	head := []byte{family, unix.NFNETLINK_V0, 0, 0}
+	err := k.dump.Each(subsystem|msgGet, append(head[:netfilterHeader:netfilterHeader], filter...), show)
+	if filter != nil && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)) {
+		err = k.dump.Each(subsystem|msgGet, head, show)
+	}
+	if err != nil {
+		err = fmt.Errorf("list connection tracking: %w", err)
+	}
+	return errors.Join(fault, err)
+}
+
+func decodeFlow(attrs []byte) Flow {
+	return Flow{Original: decodeTuple(wire.Lookup(attrs, ctaTupleOrig)), Reply: decodeTuple(wire.Lookup(attrs, ctaTupleReply))}
+}
+
 func decodeTuple(b []byte) Tuple {
-	attrs := wire.Parse(b)
-	ip, proto := wire.Parse(wire.Find(attrs, ctaTupleIP)), wire.Parse(wire.Find(attrs, ctaTupleProto))
-	addr := func(types ...uint16) netip.Addr {
-		for _, t := range types {
-			if a, ok := netip.AddrFromSlice(wire.Find(ip, t)); ok {
-				return a
-			}
-		}
-		return netip.Addr{}
-	}
-	port := func(typ uint16) uint16 {
-		if v := wire.Find(proto, typ); len(v) == 2 {
-			return uint16(v[0])<<8 | uint16(v[1])
-		}
-		return 0
-	}
+	ip, proto := wire.Lookup(b, ctaTupleIP), wire.Lookup(b, ctaTupleProto)
 	t := Tuple{
-		Src: netip.AddrPortFrom(addr(ctaIPv4Src, ctaIPv6Src), port(ctaProtoSrcPort)),
-		Dst: netip.AddrPortFrom(addr(ctaIPv4Dst, ctaIPv6Dst), port(ctaProtoDstPort)),
+		Src: netip.AddrPortFrom(addrOf(ip, ctaIPv4Src, ctaIPv6Src), portOf(proto, ctaProtoSrcPort)),
+		Dst: netip.AddrPortFrom(addrOf(ip, ctaIPv4Dst, ctaIPv6Dst), portOf(proto, ctaProtoDstPort)),
 	}
-	if v := wire.Find(proto, ctaProtoNum); len(v) == 1 {
+	if v := wire.Lookup(proto, ctaProtoNum); len(v) == 1 {
 		t.Protocol = v[0]
 	}
 	return t
+}
+
+func addrOf(ip []byte, v4, v6 uint16) netip.Addr {
+	a, ok := netip.AddrFromSlice(wire.Lookup(ip, v4))
+	if !ok {
+		a, _ = netip.AddrFromSlice(wire.Lookup(ip, v6))
+	}
+	return a
+}
+
+func portOf(proto []byte, typ uint16) uint16 {
+	if v := wire.Lookup(proto, typ); len(v) == 2 {
+		return uint16(v[0])<<8 | uint16(v[1])
+	}
+	return 0
 }
 
 // HostPortOpened are the flows that are wrong once a port of the node leads to a Pod: those to the

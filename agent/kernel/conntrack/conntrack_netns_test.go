@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/weftnet/weftnet/agent/kernel/wire"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/test/nstest"
 )
@@ -119,14 +118,14 @@ func TestDeleteWhere(t *testing.T) {
 	}
 	defer func() { _ = k.Close() }()
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		replies, err := k.list(family, state.ProtoUDP)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range replies {
-			if got := decodeTuple(wire.Find(wire.Parse(r[netfilterHeader:]), ctaTupleOrig)); got.Protocol != state.ProtoUDP {
+		err := k.visit(t.Context(), family, filterOf(state.ProtoUDP), func(attrs []byte) error {
+			if got := decodeFlow(attrs); got.Original.Protocol != state.ProtoUDP {
 				t.Errorf("asked for UDP, the kernel lists %v", got)
 			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 	var seen []string

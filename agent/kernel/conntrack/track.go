@@ -42,98 +42,118 @@ const (
 	// maxFiltered is for how many addresses the kernel is asked one by one: it walks the whole table
 	// each time, and above that reading all of it is cheaper.
 	maxFiltered = 4
+	// batchSize is how many flows Visit gives at once, and the most of them that it holds.
+	batchSize = 1024
 )
 
-// ListOf gives the flows that one of the addresses began or answers, and all flows where none is
-// given. For a few IPv4 addresses the kernel itself leaves out the others, from Linux 5.8; its
+// Visit gives each the flows that one of the addresses began or answers, and all flows where none is
+// given, some at a time: what it holds in memory does not depend on how many there are. each must not keep
+// the slice; it may write to the flows. It ends with the first error of each.
+//
+// For a few IPv4 addresses the kernel itself leaves out the others, from Linux 5.8; its
 // comparison of IPv6 addresses is the wrong way round (ctnetlink_filter_match_tuple, as of 6.18), so
 // those are picked out here.
-func (k *Kernel) ListOf(ctx context.Context, addrs []netip.Addr) ([]Tracked, error) {
-	wanted := map[netip.Addr]bool{}
-	var filters [][]byte
+func (k *Kernel) Visit(ctx context.Context, addrs []netip.Addr, each func([]Tracked) error) error {
+	s := searchFor(addrs)
+	b := batch{give: each}
+	for i, p := range s.passes {
+		err := k.visit(ctx, p.family, p.filter(), func(attrs []byte) error {
+			if flow := decodeFlow(attrs); s.foundBy(flow) == i {
+				return b.add(decodeTracked(p.family, flow, attrs))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return b.flush()
+}
+
+// batch gathers flows and gives them on.
+type batch struct {
+	give  func([]Tracked) error
+	flows []Tracked
+}
+
+func (b *batch) add(t Tracked) error {
+	if b.flows = append(b.flows, t); len(b.flows) < batchSize {
+		return nil
+	}
+	return b.flush()
+}
+
+func (b *batch) flush() error {
+	if len(b.flows) == 0 {
+		return nil
+	}
+	err := b.give(b.flows)
+	b.flows = b.flows[:0]
+	return err
+}
+
+// search is how the flows of some addresses are found: by one or several listings.
+type search struct {
+	wanted map[netip.Addr]bool
+	passes []pass
+}
+
+// pass is one listing: a whole family, or where addr is valid those flows of which the packets in one
+// direction come from it.
+type pass struct {
+	family    byte
+	addr      netip.Addr
+	direction uint16
+}
+
+func searchFor(addrs []netip.Addr) search {
+	s := search{wanted: map[netip.Addr]bool{}}
 	v6 := len(addrs) == 0
 	for _, a := range addrs {
 		a = a.Unmap()
-		if v6 = v6 || a.Is6(); a.Is4() && !wanted[a] {
-			filters = append(filters, sentBy(a, ctaTupleOrig), sentBy(a, ctaTupleReply))
+		if v6 = v6 || a.Is6(); a.Is4() && !s.wanted[a] {
+			s.passes = append(s.passes, pass{unix.AF_INET, a, ctaTupleOrig}, pass{unix.AF_INET, a, ctaTupleReply})
 		}
-		wanted[a] = true
+		s.wanted[a] = true
 	}
-	if len(addrs) == 0 || len(filters) > 2*maxFiltered {
-		filters = [][]byte{nil}
-	}
-	var out []Tracked
-	seen := map[Flow]bool{}
-	add := func(family byte, filter []byte) error {
-		found, err := k.tracked(ctx, family, filter)
-		for _, f := range found {
-			if !seen[f.Flow] && (len(wanted) == 0 || wanted[f.Original.Src.Addr()] || wanted[f.Reply.Src.Addr()]) {
-				seen[f.Flow] = true
-				out = append(out, f)
-			}
-		}
-		return err
-	}
-	for _, filter := range filters {
-		if err := add(unix.AF_INET, filter); err != nil {
-			return nil, err
-		}
+	if len(addrs) == 0 || len(s.passes) > 2*maxFiltered {
+		s.passes = []pass{{family: unix.AF_INET}}
 	}
 	if v6 {
-		if err := add(unix.AF_INET6, nil); err != nil {
-			return nil, err
-		}
+		s.passes = append(s.passes, pass{family: unix.AF_INET6})
 	}
-	return out, nil
+	return s
 }
 
-// sentBy asks for flows of which the packets in one direction come from an IPv4 address.
-func sentBy(a netip.Addr, direction uint16) []byte {
-	flags := map[uint16]uint32{ctaTupleOrig: 0, ctaTupleReply: 0, direction: filterIPSrc}
+// foundBy is the first pass that lists a flow, so that one which several list is found once; -1 is none.
+func (s search) foundBy(f Flow) int {
+	v6 := f.Original.Src.Addr().Is6()
+	for i, p := range s.passes {
+		switch {
+		case v6 != (p.family == unix.AF_INET6):
+		case !p.addr.IsValid() && (len(s.wanted) == 0 || s.wanted[f.Original.Src.Addr()] || s.wanted[f.Reply.Src.Addr()]),
+			p.addr.IsValid() && p.direction == ctaTupleOrig && f.Original.Src.Addr() == p.addr,
+			p.addr.IsValid() && p.direction == ctaTupleReply && f.Reply.Src.Addr() == p.addr:
+			return i
+		}
+	}
+	return -1
+}
+
+func (p pass) filter() []byte {
+	if !p.addr.IsValid() {
+		return nil
+	}
+	flags := map[uint16]uint32{ctaTupleOrig: 0, ctaTupleReply: 0, p.direction: filterIPSrc}
 	return wire.Put(nil,
-		wire.Nest(direction, wire.Nest(ctaTupleIP, wire.Bytes(ctaIPv4Src, a.AsSlice()))),
+		wire.Nest(p.direction, wire.Nest(ctaTupleIP, wire.Bytes(ctaIPv4Src, p.addr.AsSlice()))),
 		wire.Nest(ctaFilter, wire.Host32(ctaFilterOrigFlags, flags[ctaTupleOrig]), wire.Host32(ctaFilterReplyFlags, flags[ctaTupleReply])))
 }
 
-func (k *Kernel) tracked(ctx context.Context, family byte, filter []byte) ([]Tracked, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	head := []byte{family, unix.NFNETLINK_V0, 0, 0}
-	replies, err := k.conn.List(subsystem|msgGet, append(head[:netfilterHeader:netfilterHeader], filter...))
-	if filter != nil && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)) {
-		replies, err = k.conn.List(subsystem|msgGet, head)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list connection tracking: %w", err)
-	}
-	var out []Tracked
-	for _, b := range replies {
-		if len(b) < netfilterHeader || b[0] != family {
-			continue
-		}
-		out = append(out, decodeTracked(family, wire.Parse(b[netfilterHeader:])))
-	}
-	return out, nil
-}
-
-func decodeTracked(family byte, attrs []wire.Attr) Tracked {
-	over := false
-	if v := wire.Find(wire.Parse(wire.Find(wire.Parse(wire.Find(attrs, ctaProtoInfo)), protoInfoTCP)), tcpState); len(v) == 1 {
-		over = v[0] == tcpTimeWait || v[0] == tcpClose
-	}
-	t := Tracked{
-		Over: over,
-		Flow: Flow{Original: decodeTuple(wire.Find(attrs, ctaTupleOrig)), Reply: decodeTuple(wire.Find(attrs, ctaTupleReply))},
-		Mark: wire.BigUint32(wire.Find(attrs, ctaMark)), family: family,
-	}
-	for _, a := range attrs {
-		switch a.Type {
-		case ctaTupleOrig:
-			t.key = wire.Put(t.key, wire.Attr{Type: a.Type | unix.NLA_F_NESTED, Data: a.Data})
-		case ctaZone:
-			t.key = wire.Put(t.key, a)
-		}
+func decodeTracked(family byte, flow Flow, attrs []byte) Tracked {
+	t := Tracked{Flow: flow, Mark: wire.BigUint32(wire.Lookup(attrs, ctaMark)), family: family, key: keyOf(attrs, ctaZone)}
+	if v := wire.Lookup(attrs, ctaProtoInfo, protoInfoTCP, tcpState); len(v) == 1 {
+		t.Over = v[0] == tcpTimeWait || v[0] == tcpClose
 	}
 	return t
 }

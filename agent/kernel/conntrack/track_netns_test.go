@@ -49,14 +49,16 @@ func TestMark(t *testing.T) {
 		for _, a := range addrs {
 			of = append(of, netip.MustParseAddr(a))
 		}
-		all, err := k.ListOf(t.Context(), of)
+		err := k.Visit(t.Context(), of, func(all []Tracked) error {
+			for _, f := range all {
+				if f.Original.Protocol == state.ProtoUDP {
+					flows, to = append(flows, f), append(to, fmt.Sprintf("%s %#x", f.Original.Dst, f.Mark))
+				}
+			}
+			return nil
+		})
 		if err != nil {
 			t.Fatal(err)
-		}
-		for _, f := range all {
-			if f.Original.Protocol == state.ProtoUDP {
-				flows, to = append(flows, f), append(to, fmt.Sprintf("%s %#x", f.Original.Dst, f.Mark))
-			}
 		}
 		slices.Sort(to)
 		return flows, to
@@ -74,6 +76,8 @@ func TestMark(t *testing.T) {
 	expect(some, "[fd00::1]:7000 0x300")
 	_, some = list("127.0.0.2") // who answers after translation
 	expect(some, "127.0.0.1:7000 0x300")
+	_, some = list("127.0.0.1", "127.0.0.2") // one of them began it, the other answers: found once
+	expect(some, everything[0], everything[1], everything[2])
 	_, some = list("127.0.0.3", "fd00::2", "fd00::1")
 	expect(some, "127.0.0.3:7001 0x300", "[fd00::1]:7000 0x300", "[fd00::2]:7001 0x300")
 	_, some = list("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "fd00::2") // more than the kernel is asked for one by one

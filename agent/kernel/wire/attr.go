@@ -66,6 +66,31 @@ func Parse(b []byte) []Attr {
 	return out
 }
 
+// Lookup finds one attribute in wire form by the types on the way down to it, and allocates nothing: for
+// listings of which most entries are looked at and not kept.
+func Lookup(b []byte, path ...uint16) []byte {
+	for _, typ := range path {
+		if b = lookup(b, typ); b == nil {
+			return nil
+		}
+	}
+	return b
+}
+
+func lookup(b []byte, typ uint16) []byte {
+	for len(b) >= attrHeader {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < attrHeader || n > len(b) {
+			return nil
+		}
+		if binary.NativeEndian.Uint16(b[2:])&typeMask == typ {
+			return b[attrHeader:n]
+		}
+		b = b[min(Align(n), len(b)):]
+	}
+	return nil
+}
+
 // Find returns the data of the first attribute of a type, or nil.
 func Find(attrs []Attr, typ uint16) []byte {
 	for _, a := range attrs {

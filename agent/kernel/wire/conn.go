@@ -169,8 +169,55 @@ func (c *Conn) List(typ uint16, payload []byte) ([][]byte, error) {
 	return nil, err
 }
 
+// Each lists, and gives each the payload of every reply as it comes, which is valid only until each
+// returns. The kernel makes the next part of the listing when this one has been looked at, so that however
+// long it is, no more than one datagram of it is in memory. each must not use c. A listing that a change
+// interrupts is not repeated; the error is then ErrInterrupted, after all of it has been given, and else
+// the kernel's unix.Errno.
+func (c *Conn) Each(typ uint16, payload []byte, each func([]byte)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seq++
+	request := Frame(nil, typ, unix.NLM_F_DUMP, c.seq, payload)
+	if err := unix.Sendto(c.fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("send netlink request: %w", err)
+	}
+	var result error
+	for {
+		b, err := c.read()
+		if err != nil {
+			return fmt.Errorf("read netlink reply: %w", err)
+		}
+		for m := range messages(b) {
+			if m.Seq != c.seq {
+				continue
+			}
+			if m.Flags&unix.NLM_F_DUMP_INTR != 0 {
+				result = ErrInterrupted
+			}
+			if m.Type != unix.NLMSG_ERROR && m.Type != unix.NLMSG_DONE {
+				each(m.Data)
+				continue
+			}
+			if errno := errnoOf(m.Data); errno != 0 {
+				result = errno
+			}
+			return result
+		}
+	}
+}
+
 // receive reads one datagram. The data of its messages is their own.
 func (c *Conn) receive() ([]syscall.NetlinkMessage, error) {
+	b, err := c.read()
+	if err != nil {
+		return nil, err
+	}
+	return syscall.ParseNetlinkMessage(append([]byte(nil), b...))
+}
+
+// read reads one datagram, which is valid until the next.
+func (c *Conn) read() ([]byte, error) {
 	for {
 		n, _, err := unix.Recvfrom(c.fd, c.buf, 0)
 		switch {
@@ -181,11 +228,11 @@ func (c *Conn) receive() ([]syscall.NetlinkMessage, error) {
 		case err != nil:
 			return nil, err
 		}
-		return syscall.ParseNetlinkMessage(append([]byte(nil), c.buf[:n]...))
+		return c.buf[:n], nil
 	}
 }
 
 // Errno is the error in an NLMSG_ERROR or NLMSG_DONE; 0 means none.
-func Errno(m syscall.NetlinkMessage) unix.Errno {
-	return unix.Errno(-int32(HostUint32(m.Data)))
-}
+func Errno(m syscall.NetlinkMessage) unix.Errno { return errnoOf(m.Data) }
+
+func errnoOf(data []byte) unix.Errno { return unix.Errno(-int32(HostUint32(data))) }

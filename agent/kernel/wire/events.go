@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"sync/atomic"
 	"time"
@@ -137,27 +138,41 @@ func (e *Events) read(ctx context.Context, concerns func(Message) bool, changed 
 	}
 }
 
-// Message is one event.
+// Message is one event, or one reply.
 type Message struct {
-	Type uint16
+	Type, Flags uint16
+	// Seq is that of the request that it answers.
+	Seq uint32
 	// Port is the address of the socket whose request caused it; 0 is the kernel itself.
 	Port uint32
 	Data []byte
 }
 
+// messages takes a datagram apart; it stops at the first message that does not fit.
+func messages(b []byte) iter.Seq[Message] {
+	return func(yield func(Message) bool) {
+		for len(b) >= unix.SizeofNlMsghdr {
+			n := int(binary.NativeEndian.Uint32(b))
+			if n < unix.SizeofNlMsghdr || n > len(b) {
+				return
+			}
+			m := Message{
+				Type: binary.NativeEndian.Uint16(b[4:]), Flags: binary.NativeEndian.Uint16(b[6:]),
+				Seq: binary.NativeEndian.Uint32(b[8:]), Port: binary.NativeEndian.Uint32(b[12:]), Data: b[unix.SizeofNlMsghdr:n],
+			}
+			if !yield(m) {
+				return
+			}
+			b = b[min(Align(n), len(b)):]
+		}
+	}
+}
+
 func anyMessage(b []byte, f func(Message) bool) bool {
-	for len(b) >= unix.SizeofNlMsghdr {
-		n := int(binary.NativeEndian.Uint32(b))
-		if n < unix.SizeofNlMsghdr || n > len(b) {
-			return false
-		}
-		m := Message{
-			Type: binary.NativeEndian.Uint16(b[4:]), Port: binary.NativeEndian.Uint32(b[12:]), Data: b[unix.SizeofNlMsghdr:n],
-		}
+	for m := range messages(b) {
 		if f(m) {
 			return true
 		}
-		b = b[min(Align(n), len(b)):]
 	}
 	return false
 }

@@ -101,18 +101,36 @@ func (c *cutter) run(ctx context.Context) {
 	}
 }
 
-// look cuts what is no longer allowed of the suspects' flows, and lets go what is allowed again.
+// look cuts what is no longer allowed of the suspects' flows, and lets go what is allowed again. It
+// does so with some flows at a time, so that a full table of flows neither fills the memory nor keeps
+// the loop from its engine.
 func (c *cutter) look(ctx context.Context, s desired.Suspects) error {
 	var addrs []netip.Addr
 	if !s.All {
 		addrs = slices.Collect(maps.Keys(s.Addrs))
 	}
-	all, err := c.loop.cfg.Flows.ListOf(ctx, addrs)
-	if err != nil {
-		return fmt.Errorf("list flows: %w", err)
+	var count tally
+	err := c.loop.cfg.Flows.Visit(ctx, addrs, func(flows []conntrack.Tracked) error { return c.sentence(ctx, s, flows, &count) })
+	if count.cut > 0 {
+		c.loop.cfg.Recorder.Cut(count.cut)
+		c.loop.cfg.Log.Info("cut flows that policies no longer allow", "flows", count.cut)
 	}
+	if count.letGo > 0 {
+		c.loop.cfg.Recorder.LetGo(count.letGo)
+	}
+	if err != nil {
+		return fmt.Errorf("look at flows: %w", err)
+	}
+	return nil
+}
+
+// tally is what a look has done.
+type tally struct{ cut, letGo int }
+
+// sentence judges some flows and carries it out.
+func (c *cutter) sentence(ctx context.Context, s desired.Suspects, flows []conntrack.Tracked, count *tally) error {
 	var open, cut []conntrack.Tracked
-	for _, f := range all {
+	for _, f := range flows {
 		switch {
 		case f.Mark&desired.RevokedMark != 0:
 			cut = append(cut, f)
@@ -125,18 +143,11 @@ func (c *cutter) look(ctx context.Context, s desired.Suspects) error {
 		revoked, restored = e.Revoked(plain(open), s), e.Restored(plain(cut), s)
 	})
 	n, err := c.loop.cfg.Flows.SetMark(ctx, pick(open, revoked), desired.RevokedMark, desired.RevokedMark)
-	if n > 0 {
-		c.loop.cfg.Recorder.Cut(n)
-		c.loop.cfg.Log.Info("cut flows that policies no longer allow", "flows", n)
-	}
-	if err != nil {
+	if count.cut += n; err != nil {
 		return fmt.Errorf("cut flows: %w", err)
 	}
 	n, err = c.loop.cfg.Flows.SetMark(ctx, pick(cut, restored), 0, desired.RevokedMark)
-	if n > 0 {
-		c.loop.cfg.Recorder.LetGo(n)
-	}
-	if err != nil {
+	if count.letGo += n; err != nil {
 		return fmt.Errorf("let go flows: %w", err)
 	}
 	return nil

@@ -172,6 +172,7 @@ type table struct {
 	events chan struct{}
 	mu     sync.Mutex
 	refuse func(state.Table) error
+	patch  error // what patches are refused with
 }
 
 func (t *table) Subscribe(context.Context) (<-chan struct{}, error) { return t.events, nil }
@@ -190,8 +191,11 @@ func (t *table) Ensure(ctx context.Context, want state.Table) (nft.Change, error
 
 func (t *table) Apply(ctx context.Context, c nft.Change) error {
 	t.mu.Lock()
-	refuse := t.refuse
+	refuse, fault := t.refuse, t.patch
 	t.mu.Unlock()
+	if fault != nil {
+		return fault
+	}
 	if refuse != nil {
 		return unix.EINVAL // whatever comes by patch has to be compared
 	}
@@ -204,9 +208,17 @@ func (t *table) refuseIf(f func(state.Table) error) {
 	t.refuse = f
 }
 
+func (t *table) refusePatches(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.patch = err
+}
+
 type noFlows struct{}
 
-func (noFlows) ListOf(context.Context, []netip.Addr) ([]conntrack.Tracked, error) { return nil, nil }
+func (noFlows) Visit(context.Context, []netip.Addr, func([]conntrack.Tracked) error) error {
+	return nil
+}
 func (noFlows) SetMark(context.Context, []conntrack.Tracked, uint32, uint32) (int, error) {
 	return 0, nil
 }

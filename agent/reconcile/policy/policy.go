@@ -55,8 +55,8 @@ type Table interface {
 
 // Flows is the kernel's connection tracking.
 type Flows interface {
-	// ListOf gives the flows with one of the addresses at either end, or all.
-	ListOf(ctx context.Context, addrs []netip.Addr) ([]conntrack.Tracked, error)
+	// Visit gives the flows that one of the addresses began or answers, or all, a bounded number at a time.
+	Visit(ctx context.Context, addrs []netip.Addr, each func([]conntrack.Tracked) error) error
 	// SetMark writes bits of the mark of flows, and tells how many there still were.
 	SetMark(ctx context.Context, flows []conntrack.Tracked, value, mask uint32) (int, error)
 }
