@@ -118,7 +118,7 @@ func (l *Ledger) send(ctx context.Context, t *transit, out *Outcome) error {
 		return nil
 	}
 	l.undo(t)
-	if unlike(err) && !l.reloading && !l.knownRefused(t.steps) {
+	if Unlike(err) && !l.reloading && !l.knownRefused(t.steps) {
 		return fmt.Errorf("%w: %w", errUnlike, err)
 	}
 	if !blamesContent(err) || len(out.Refused) >= maxRefused {
@@ -141,8 +141,9 @@ func (l *Ledger) send(ctx context.Context, t *transit, out *Outcome) error {
 	return nil
 }
 
-// unlike are the answers to a change that does not fit what is there.
-func unlike(err error) bool {
+// Unlike tells the kernel's answers to a change that does not fit what is there: somebody else has
+// changed it.
+func Unlike(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)
 }
 

@@ -250,8 +250,9 @@ func (l *Loop) podAt(addresses []netip.Addr) (snapshot.NamespacedName, bool) {
 	return snapshot.NamespacedName{}, false
 }
 
-// write brings the engine's table into the kernel: by the patch where nobody has interfered, else by
-// comparing all of it.
+// write brings the engine's table into the kernel: what is new by a patch, and where somebody may have
+// interfered by comparing all of it afterwards. The patch goes first so that what the comparison then
+// finds is others' work and nothing of ours.
 func (l *Loop) write(ctx context.Context) error {
 	foreign := l.foreign.Swap(false)
 	l.mu.Lock()
@@ -259,19 +260,22 @@ func (l *Loop) write(ctx context.Context) error {
 	patch := l.engine.Commit()
 	l.mu.Unlock()
 	l.refused.suspect(patch.Suspects)
-	if l.begun && !l.broken && !foreign {
-		if patch.Empty() {
-			l.cut.judge(patch.Suspects)
-			return nil
-		}
-		err := l.cfg.Table.Apply(ctx, change(patch))
-		if err == nil {
-			l.inForce(patch.Suspects)
-			return nil
-		}
-		l.cfg.Log.Debug("a patch did not fit; comparing the whole table", "error", err)
+	if !l.begun || l.broken {
+		return l.repair(ctx, patch.Suspects, false)
 	}
-	return l.repair(ctx, patch.Suspects)
+	if !patch.Empty() {
+		if err := l.cfg.Table.Apply(ctx, change(patch)); err != nil {
+			l.cfg.Log.Debug("a patch did not fit; comparing the whole table", "error", err)
+			return l.repair(ctx, patch.Suspects, nft.Unlike(err))
+		}
+		l.inForce(patch.Suspects)
+	} else {
+		l.cut.judge(patch.Suspects)
+	}
+	if !foreign {
+		return nil
+	}
+	return l.repair(ctx, desired.Suspects{}, true)
 }
 
 func (l *Loop) inForce(s desired.Suspects) {
@@ -280,10 +284,10 @@ func (l *Loop) inForce(s desired.Suspects) {
 	l.cut.judge(s)
 }
 
-// repair compares the whole table with what is wanted. Where the kernel refuses that, the Pods whose
-// rules it is about are closed.
-func (l *Loop) repair(ctx context.Context, s desired.Suspects) error {
-	drift := l.begun && !l.broken
+// repair compares the whole table with what is wanted. drift says that whatever is amiss is somebody
+// else's doing. Where the kernel refuses it, the Pods whose rules it is about are closed.
+func (l *Loop) repair(ctx context.Context, s desired.Suspects, drift bool) error {
+	known := l.begun && !l.broken
 	l.broken = true
 	done, err := l.ensure(ctx)
 	if err == nil {
@@ -291,7 +295,7 @@ func (l *Loop) repair(ctx context.Context, s desired.Suspects) error {
 			l.cfg.Recorder.DriftRepaired()
 			l.cfg.Log.Info("put back what somebody else had changed in the policy table", "change", brief(done))
 		}
-		if !drift || !done.Empty() {
+		if !known || !done.Empty() {
 			s = desired.Suspects{All: true} // nobody looked meanwhile
 		}
 		l.inForce(s)
