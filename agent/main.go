@@ -44,7 +44,7 @@ func main() {
 	klog.SetSlogLogger(log)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	log.Info("start", "version", version.Version, "node", o.node)
+	log.Info("start", "version", version.Version, "node", o.node, "memoryLimit", limitMemory(os.Getenv))
 	if err := run(ctx, o, log); err != nil {
 		log.Error("stop", "error", err)
 		os.Exit(1)
