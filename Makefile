@@ -69,7 +69,7 @@ test-e2e: ## End-to-end suites on the testbed: connectivity, faults, leak audit 
 	$(GO) test -tags e2e -count=1 -p 1 -timeout 60m -v $(ARGS) ./test/e2e/...
 
 .PHONY: test-first-packet
-test-first-packet: ## 200 Pods started under a policy while their addresses are flooded; how soon an allowed one is reached (root).
+test-first-packet: ## 201 Pods started under a policy while their addresses are sent to without pause; how soon 201 allowed ones are reached (root).
 	$(GO) test -tags e2e,firstpacket -count=1 -timeout 30m -v -run 'NoPacketBeforeThePolicy|OpenSoon' $(ARGS) ./test/e2e/policy
 
 .PHONY: test-rolling

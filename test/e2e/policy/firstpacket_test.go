@@ -27,20 +27,16 @@ import (
 	"github.com/weftnet/weftnet/test/harness"
 )
 
-const (
-	waves    = 3
-	waveSize = 67 // so many Pods more does each wave start; 3 nodes hold them
-)
-
-// TestNoPacketBeforeThePolicy starts 201 Pods under a policy that lets nobody in, while a Pod on each
-// node sends UDP and TCP to every address that a Pod could get, each millisecond to those that have just got a
-// route. The kernel has counted what a Pod received since its namespace was made: nothing. One Pod a
-// wave and node is under no policy, and shows that the senders are there in time.
+// TestNoPacketBeforeThePolicy starts Pods under a policy that lets nobody in, while a Pod on each
+// node sends UDP and TCP without pause to every address that a Pod gets, each millisecond to those that have
+// just got a route. The kernel has counted what a Pod received since its namespace was made: nothing. One
+// Pod a wave and node is under no policy, and shows that the senders are there in time.
 func TestNoPacketBeforeThePolicy(t *testing.T) {
-	closed, open := makeNamespace(t), makeNamespace(t)
+	closed, open, before := makeNamespace(t), makeNamespace(t), makeNamespace(t)
 	makePolicy(t, closed, ingressPolicy("nobody"))
 	for wave := range waves {
-		flood := startFlood(t)
+		startWave(t, before, nodes)
+		flood := startFlood(t, ready(t, before, nodes))
 		startWave(t, closed, waveSize)
 		startWave(t, open, nodes)
 		pods, free := ready(t, closed, waveSize), ready(t, open, nodes)
@@ -54,9 +50,10 @@ func TestNoPacketBeforeThePolicy(t *testing.T) {
 				reached++
 			}
 		}
-		t.Logf("wave %d: %d packets and connections sent, %d of %d Pods under the policy received any", wave+1, sent, reached, len(pods))
-		empty(t, closed)
-		empty(t, open)
+		t.Logf("wave %d: %s; %d of %d Pods under the policy received any", wave+1, sent, reached, len(pods))
+		for _, namespace := range []string{closed, open, before} {
+			empty(t, namespace)
+		}
 	}
 }
 
@@ -161,7 +158,7 @@ func allReached(by map[string]string, pods []corev1.Pod) error {
 	return nil
 }
 
-// TestOpenSoon starts 201 Pods that a policy lets the probes into, while another lets the probes out to
+// TestOpenSoon starts Pods that a policy lets the probes into, while another lets the probes out to
 // such Pods only, and measures from when a Pod is seen to be Running until a probe on another node
 // gets through to it, over both families.
 func TestOpenSoon(t *testing.T) {

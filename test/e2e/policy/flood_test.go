@@ -5,7 +5,9 @@ package policy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,36 +24,48 @@ import (
 
 const (
 	floodPort = 7000
-	// perBlock are the addresses at the beginning of a node's block that Pods get in these tests.
-	perBlock = 254
+	// ahead is how many addresses of each block are sent to: those that the node gives out next, with
+	// some to spare.
+	ahead = waveSize/nodes + 17
 	// round is how often every address is sent to, and hot how long one that has just got a route is sent
 	// to each millisecond. More would take the processor away from what starts the Pods.
-	round = time.Second
+	round = 250 * time.Millisecond
 	hot   = 200 * time.Millisecond
 )
 
 // flood sends from the probe of each node.
 type flood struct {
-	to   []netip.Addr
-	sent atomic.Int64
-	stop func() int64
+	to    []netip.Addr
+	begin time.Time
+	sent  atomic.Int64
+	stop  func() floodReport
 
 	mu    sync.Mutex
 	fresh map[netip.Addr]time.Time
 }
 
-func startFlood(t *testing.T) *flood {
+// floodReport is what was sent.
+type floodReport struct {
+	packets int64
+	took    time.Duration
+}
+
+func (r floodReport) String() string {
+	return fmt.Sprintf("%d packets and connections from %d senders in %s, %.0f/s each",
+		r.packets, nodes, r.took.Round(time.Second/10), float64(r.packets)/r.took.Seconds()/nodes)
+}
+
+// startFlood sends to the addresses that nodes give out next: the last Pods of each have the ones before.
+func startFlood(t *testing.T, last []corev1.Pod) *flood {
 	t.Helper()
-	f := &flood{fresh: map[netip.Addr]time.Time{}}
+	f := &flood{fresh: map[netip.Addr]time.Time{}, begin: time.Now()}
 	in, err := blocks(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, block := range in {
-		addr := block.Addr().Next() // the first is the node's own
-		for range perBlock {
-			addr = addr.Next()
-			f.to = append(f.to, addr)
+	for i := range last {
+		for _, addr := range harness.Addresses(&last[i]) {
+			f.to = append(f.to, following(t, in, addr)...)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -61,9 +75,30 @@ func startFlood(t *testing.T) *flood {
 		f.watch(t, ctx, nstest.Open(t, "/run/netns/"+nodeName(i)))
 		all.Go(func() { from.Do(t, func() { f.run(t, ctx) }) })
 	}
-	f.stop = sync.OnceValue(func() int64 { cancel(); all.Wait(); return f.sent.Load() })
+	f.stop = sync.OnceValue(func() floodReport {
+		cancel()
+		all.Wait()
+		return floodReport{f.sent.Load(), time.Since(f.begin)}
+	})
 	t.Cleanup(func() { f.stop() })
 	return f
+}
+
+// following are the addresses behind one, in the ring of its block.
+func following(t *testing.T, blocks []netip.Prefix, addr netip.Addr) []netip.Addr {
+	t.Helper()
+	i := slices.IndexFunc(blocks, func(p netip.Prefix) bool { return p.Contains(addr) })
+	if i < 0 {
+		t.Fatalf("%s is in no block", addr)
+	}
+	var out []netip.Addr
+	for range ahead {
+		if addr = addr.Next(); !blocks[i].Contains(addr) {
+			addr = blocks[i].Addr()
+		}
+		out = append(out, addr)
+	}
+	return out
 }
 
 // watch makes the addresses that get a route on the node the hot ones.
