@@ -8,10 +8,13 @@ import (
 	"net/netip"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/test/nstest"
+	"github.com/weftnet/weftnet/test/poll"
 )
 
 // TestMark lists flows by their addresses and marks some of them.
@@ -34,7 +37,20 @@ func TestMark(t *testing.T) {
 		for _, a := range []string{"fd00::1", "fd00::2"} {
 			err = errors.Join(err, exec.Command("ip", "addr", "add", a+"/128", "dev", "lo", "nodad").Run())
 		}
-		k, err = New()
+		// The kernel makes the local route of an IPv6 address on its own time, even without duplicate
+		// address detection; until then what is sent there is refused behind the back of the sender.
+		poll.Until(t, time.Minute, "local routes", func() error {
+			for _, a := range []string{"fd00::1", "fd00::2"} {
+				out, err := exec.Command("ip", "-6", "route", "get", a).CombinedOutput()
+				if err != nil || !strings.HasPrefix(string(out), "local ") {
+					return fmt.Errorf("%s: %v: %s", a, err, out)
+				}
+			}
+			return nil
+		})
+		var fault error
+		k, fault = New()
+		err = errors.Join(err, fault)
 		for _, to := range []string{"127.0.0.1:7000", "127.0.0.3:7001", "127.0.0.4:7002", "[fd00::1]:7000", "[fd00::2]:7001"} {
 			err = errors.Join(err, send(to))
 		}
