@@ -19,6 +19,10 @@ const (
 	awaitObject = 250 * time.Millisecond
 	// awaitStart is how long a new Pod waits for the first pass of an agent that has just started.
 	awaitStart = 10 * time.Second
+	// awaitNews is how long a new Pod waits for watches that are cut off, of which an older policy may be
+	// the news that is missing. With the API server down it starts with the policies known so far:
+	// nobody can have made others.
+	awaitNews = 2 * time.Second
 )
 
 // ErrNotYet says that a Pod cannot be added now and may be soon.
@@ -37,6 +41,7 @@ func (l *Loop) Admit(ctx context.Context, a state.Attachment) error {
 	if err := l.awaitStart(ctx); err != nil {
 		return err
 	}
+	l.awaitNews(ctx, a)
 	known := a.Pod.Name == "" || isKnown()
 	if !known {
 		short, cancel := context.WithTimeout(ctx, awaitObject)
@@ -53,6 +58,18 @@ func (l *Loop) Admit(ctx context.Context, a state.Attachment) error {
 	}
 	l.cfg.Recorder.Admitted(time.Since(started), known)
 	return nil
+}
+
+// awaitNews : a Pod that the kubelet has heard of may be younger than a policy that this agent has not.
+func (l *Loop) awaitNews(ctx context.Context, a state.Attachment) {
+	if len(l.cfg.Source.Cut()) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, awaitNews)
+	defer cancel()
+	if !l.cfg.Source.Await(ctx, func() bool { return len(l.cfg.Source.Cut()) == 0 }) {
+		l.cfg.Log.Warn("a Pod starts with the policies known so far, since the API server sends no news", "pod", a.Pod.String(), "of", l.cfg.Source.Cut())
+	}
 }
 
 // awaitStart : no Pod starts open because the agent does not know the policies yet.

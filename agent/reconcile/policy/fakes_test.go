@@ -29,6 +29,7 @@ type cluster struct {
 	pods    map[snapshot.NamespacedName]snapshot.Pod
 	next    source.Changes
 	missing []string
+	cut     []string
 }
 
 func newCluster() *cluster {
@@ -98,6 +99,19 @@ func (c *cluster) Missing() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.missing
+}
+
+func (c *cluster) Cut() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cut
+}
+
+func (c *cluster) setCut(cut ...string) {
+	c.mu.Lock()
+	c.cut = cut
+	c.mu.Unlock()
+	c.change(func(*source.Changes) {})
 }
 
 func (c *cluster) setMissing(missing ...string) {

@@ -93,6 +93,39 @@ func TestAdmit(t *testing.T) {
 	w.until("the table to be empty", func() bool { have, ok := w.table.Table(); return ok && len(have.Chains) == 0 })
 }
 
+// TestNewsIsAwaited: while the watch of policies is cut off, a new Pod waits for what it brings when it is
+// back; and no longer than that where it does not come back.
+func TestNewsIsAwaited(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	first, second := webPod("first", "10.0.0.1"), webPod("second", "10.0.0.2")
+	w.cluster.setPods(first, second)
+	w.cluster.setCut("NetworkPolicies")
+	w.plugin.add(attachment(first))
+	admitted := make(chan error, 1)
+	go func() { admitted <- w.loop.Admit(t.Context(), attachment(first)) }()
+	w.until("the Pod to wait", func() bool {
+		w.cluster.mu.Lock()
+		defer w.cluster.mu.Unlock()
+		return len(w.cluster.woken) > 0
+	})
+	select {
+	case err := <-admitted:
+		t.Fatalf("a Pod was admitted while a policy may be on its way: %v", err)
+	default:
+	}
+	w.cluster.setPolicy(denyAll("late"))
+	w.cluster.setCut()
+	if err := <-admitted; err != nil || w.leads(attachment(first)) == "" {
+		t.Errorf("admitted with error %v, packets go to %q", err, w.leads(attachment(first)))
+	}
+	w.cluster.setCut("NetworkPolicies")
+	w.plugin.add(attachment(second))
+	if err := w.loop.Admit(t.Context(), attachment(second)); err != nil || w.leads(attachment(second)) == "" {
+		t.Errorf("without the API server: error %v, packets go to %q", err, w.leads(attachment(second)))
+	}
+}
+
 // TestNamesakes: the object of the Pod before, with the same name, says nothing of its successor.
 func TestNamesakes(t *testing.T) {
 	w := newWorld(t)

@@ -29,6 +29,8 @@ type Source interface {
 	Take() source.Changes
 	Changed() <-chan struct{}
 	Missing() []string
+	// Cut names what no news comes in of at the moment.
+	Cut() []string
 	Pod(key snapshot.NamespacedName) (snapshot.Pod, bool)
 	// PodAt finds the Pod of this node with an address.
 	PodAt(a netip.Addr) (snapshot.NamespacedName, bool)

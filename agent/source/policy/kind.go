@@ -17,6 +17,7 @@ type kind[K comparable, V any] struct {
 	// wake is called, outside of the lock, when there is news.
 	wake func()
 	now  func() time.Time
+	line line
 
 	mu      sync.Mutex
 	values  map[K]V
@@ -127,6 +128,7 @@ func (k *kind[K, V]) Replace(objects []any, _ string) error {
 	}
 	k.synced = true
 	k.mu.Unlock()
+	k.line.listed()
 	k.wake()
 	return nil
 }

@@ -53,7 +53,7 @@ func kindOf[O any, K comparable, V any](s *Source, read func(O) (K, V, bool), eq
 			key, value, keep := read(o)
 			return key, value, keep, nil
 		},
-		equal: equal, wake: s.wake, now: s.cfg.Now,
+		equal: equal, wake: s.wake, now: s.cfg.Now, line: line{wake: s.wake},
 	}
 }
 

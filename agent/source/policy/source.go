@@ -103,6 +103,29 @@ func (s *Source) Missing() []string {
 	return out
 }
 
+// Cut names the kinds of which no news comes in at the moment, though it did: what is known of them may
+// be older than what others know.
+func (s *Source) Cut() []string {
+	var out []string
+	for _, k := range []struct {
+		name string
+		cut  bool
+	}{
+		{"Pods", s.pods.line.cut()}, {"Namespaces", s.namespaces.line.cut()}, {"Nodes", s.nodes.line.cut()},
+		{"NetworkPolicies", s.policies.line.cut()}, {"ClusterNetworkPolicies", s.clusterCut()},
+	} {
+		if k.cut {
+			out = append(out, k.name)
+		}
+	}
+	return out
+}
+
+func (s *Source) clusterCut() bool {
+	_, installed := s.crds.get(crdName)
+	return installed && s.cluster.line.cut()
+}
+
 // Take gives what has changed since it was called last.
 func (s *Source) Take() Changes {
 	// Asked first: what is read in between is then in the changes or comes with the next ones.

@@ -52,17 +52,17 @@ func (s *Source) watchesOf(cfg *rest.Config) ([]watch, error) {
 			return nil, err
 		}
 	}
-	all := func(client rest.Interface, resource string) cache.ListerWatcher {
+	all := func(client rest.Interface, resource string, l *line) cache.ListerWatcher {
 		lw := cache.NewListWatchFromClient(client, resource, "", fields.Everything())
-		return cache.ToListWatcherWithWatchListSemantics(lw, client)
+		return l.notice(cache.ToListWatcherWithWatchListSemantics(lw, client))
 	}
 	return []watch{
-		{name: "pods", lister: all(core, "pods"), object: &corev1.Pod{}, store: &s.pods},
-		{name: "namespaces", lister: all(core, "namespaces"), object: &corev1.Namespace{}, store: &s.namespaces},
-		{name: "nodes", lister: all(core, "nodes"), object: &corev1.Node{}, store: &s.nodes},
-		{name: "networkpolicies", lister: all(networking, "networkpolicies"), object: &networkingv1.NetworkPolicy{}, store: &s.policies},
+		{name: "pods", lister: all(core, "pods", &s.pods.line), object: &corev1.Pod{}, store: &s.pods},
+		{name: "namespaces", lister: all(core, "namespaces", &s.namespaces.line), object: &corev1.Namespace{}, store: &s.namespaces},
+		{name: "nodes", lister: all(core, "nodes", &s.nodes.line), object: &corev1.Node{}, store: &s.nodes},
+		{name: "networkpolicies", lister: all(networking, "networkpolicies", &s.policies.line), object: &networkingv1.NetworkPolicy{}, store: &s.policies},
 		{name: "customresourcedefinitions", lister: crds, object: &metav1.PartialObjectMetadata{}, store: &s.crds},
-		{name: "clusternetworkpolicies", lister: s.noneWithoutVersion(all(policy, "clusternetworkpolicies")),
+		{name: "clusternetworkpolicies", lister: s.noneWithoutVersion(all(policy, "clusternetworkpolicies", &s.cluster.line)),
 			object: &policyv1alpha2.ClusterNetworkPolicy{}, store: &s.cluster, optional: true},
 	}, nil
 }
