@@ -56,14 +56,17 @@ func manyPolicy(i int) snapshot.NetworkPolicy {
 }
 
 // manyWorld is the cluster as the agent of the first node holds it.
-func manyWorld() *policy.Engine {
+func manyWorld() *policy.Engine { return worldOf(manyPods) }
+
+func worldOf(pods int) *policy.Engine {
+	var read pool
 	e := policy.New(policy.Options{})
 	e.SetSelf(policy.Self{Name: "node-0", IPs: addrs("10.200.0.1", "fd00:c8::1")})
 	for i := range manyNamespaces {
 		e.SetNamespace(snapshot.Namespace{Name: fmt.Sprintf("team-%d", i), Labels: snapshot.Labels{{Key: "team", Value: fmt.Sprint(i)}}})
 	}
-	for i := range manyPods {
-		p := manyPod(i)
+	for i := range pods {
+		p := read.pod(manyPod(i))
 		e.SetPod(p)
 		if i < podsHere {
 			e.Attach(policy.Endpoint{Link: fmt.Sprintf("weftp%d", i), Pod: p.Key(), UID: p.UID, IPs: p.IPs})
@@ -74,6 +77,59 @@ func manyWorld() *policy.Engine {
 	}
 	e.Commit()
 	return e
+}
+
+// pool holds equal texts, label sets and ports once, as the agent's source does of what it reads.
+type pool struct {
+	texts  map[string]string
+	labels map[string]snapshot.Labels
+	ports  []snapshot.NamedPort
+}
+
+func pooled[V any](known map[string]V, key string, value V) V {
+	if have, ok := known[key]; ok {
+		return have
+	}
+	known[key] = value
+	return value
+}
+
+func (o *pool) pod(p snapshot.Pod) snapshot.Pod {
+	if o.texts == nil {
+		o.texts, o.labels, o.ports = map[string]string{}, map[string]snapshot.Labels{}, p.Ports
+	}
+	p.Namespace, p.Node = pooled(o.texts, p.Namespace, p.Namespace), pooled(o.texts, p.Node, p.Node)
+	p.Labels, p.Ports = pooled(o.labels, fmt.Sprint(p.Labels), p.Labels), o.ports
+	return p
+}
+
+// BenchmarkMemory says what an agent holds for clusters of several sizes, with the same policies and Pods of
+// its own: near-linear is what it should be, and the bytes that each Pod more takes are the constant.
+func BenchmarkMemory(b *testing.B) {
+	sizes := []int{1_000, 5_000, 10_000, 20_000}
+	for b.Loop() {
+		var first, last uint64
+		for _, pods := range sizes {
+			before := heapInUse()
+			e := worldOf(pods)
+			last = heapInUse() - before
+			if first == 0 {
+				first = last
+			}
+			b.ReportMetric(float64(last)/(1<<20), fmt.Sprintf("MiB-%d-Pods", pods))
+			b.ReportMetric(float64(e.Stats().Elements), fmt.Sprintf("elements-%d-Pods", pods))
+			runtime.KeepAlive(e)
+		}
+		b.ReportMetric(float64(last-first)/float64(sizes[len(sizes)-1]-sizes[0]), "B/Pod")
+	}
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 func BenchmarkStart(b *testing.B) {
