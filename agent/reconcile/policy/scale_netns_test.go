@@ -49,9 +49,29 @@ func scalePolicy(i int, port int32) snapshot.NetworkPolicy {
 		PodSelector: *of(app), Ingress: []snapshot.NetworkPolicyRule{rule}}
 }
 
+// everyPod makes a policy one of those that select every Pod of this node: all Pods are in one namespace then.
+func everyPod(np snapshot.NetworkPolicy) snapshot.NetworkPolicy {
+	np.Namespace, np.PodSelector = "ns-0", snapshot.Selector{}
+	return np
+}
+
+func inOneNamespace(p snapshot.Pod) snapshot.Pod {
+	p.Namespace = "ns-0"
+	return p
+}
+
 // BenchmarkScale tells how long a change takes from the agent's hearing of it to the kernel, with 10,000
 // Pods in the cluster, 100 of them here, and 1,000 policies; and what the agent holds for them.
 func BenchmarkScale(b *testing.B) {
+	b.Run("two policies a Pod", func(b *testing.B) { scale(b, scalePod, scalePolicy) })
+	// The dearest: each Pod here is judged by a thousand policies.
+	b.Run("1,000 policies a Pod", func(b *testing.B) {
+		scale(b, func(i int, version string) snapshot.Pod { return inOneNamespace(scalePod(i, version)) },
+			func(i int, port int32) snapshot.NetworkPolicy { return everyPod(scalePolicy(i, port)) })
+	})
+}
+
+func scale(b *testing.B, scalePod func(int, string) snapshot.Pod, scalePolicy func(int, int32) snapshot.NetworkPolicy) {
 	l := newLab(b)
 	before := heapInUse()
 	var pods []snapshot.Pod
@@ -75,9 +95,9 @@ func BenchmarkScale(b *testing.B) {
 		b.Fatal(err)
 	}
 	begun, heap := time.Since(started), heapInUse()-before
-	measure := func(name string, change func(i int)) {
+	measure := func(name string, times int, change func(i int)) {
 		var took []time.Duration
-		for i := range 300 {
+		for i := range times {
 			t := time.Now()
 			change(i)
 			if err := l.loop.Sync(b.Context()); err != nil {
@@ -90,13 +110,25 @@ func BenchmarkScale(b *testing.B) {
 		b.ReportMetric(took[len(took)*99/100].Seconds()*1000, "ms-"+name+"-p99")
 	}
 	for b.Loop() {
-		measure("pod", func(i int) { l.cluster.setPods(scalePod(scalePods+i, "1")) })
-		measure("relabel", func(i int) { p := scalePod(i*7, "1"); p.Labels = scalePod(i*7+3, "2").Labels; l.cluster.setPods(p) })
-		measure("policy", func(i int) { l.cluster.setPolicy(scalePolicy(i*3%scalePolicies, int32(1000+i))) })
+		measure("pod", 300, func(i int) { l.cluster.setPods(scalePod(scalePods+i, "1")) })
+		measure("relabel", 300, func(i int) { p := scalePod(i*7, "1"); p.Labels = scalePod(i*7+3, "2").Labels; l.cluster.setPods(p) })
+		measure("policy", 300, func(i int) { l.cluster.setPolicy(scalePolicy(i*3%scalePolicies, int32(1000+i))) })
+		measure("5000-relabelled", 10, func(i int) { l.cluster.setPods(relabelled(pods[:5000], i)...) })
 	}
 	b.ReportMetric(begun.Seconds()*1000, "ms-start")
 	b.ReportMetric(float64(heap)/(1<<20), "MiB")
 	runtime.KeepAlive(pods)
+}
+
+// relabelled moves every Pod into the next one's app, and next time back.
+func relabelled(pods []snapshot.Pod, turn int) []snapshot.Pod {
+	out := slices.Clone(pods)
+	for i := range out {
+		if turn%2 == 0 {
+			out[i].Labels = pods[(i+1)%len(pods)].Labels
+		}
+	}
+	return out
 }
 
 func heapInUse() uint64 {
