@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strconv"
 
+	"github.com/weftnet/weftnet/test/bench/ping"
 	"github.com/weftnet/weftnet/test/nstest"
 )
 
@@ -45,6 +46,10 @@ func fourStreams(ctx context.Context, s *side, to netip.Addr) (float64, error) {
 func smallPackets(ctx context.Context, s *side, to netip.Addr) (float64, error) {
 	r, err := iperf(ctx, s, to, "-t", strconv.Itoa(seconds), "-u", "-b", "0", "-l", "64")
 	return float64(r.End.Sum.Packets-r.End.Sum.Lost) / seconds, err
+}
+
+func roundTrip(_ context.Context, s *side, to netip.Addr) (float64, error) {
+	return ping.RoundTrip(s.from, to)
 }
 
 func iperf(ctx context.Context, s *side, to netip.Addr, args ...string) (report, error) {

@@ -1,9 +1,10 @@
-//go:build linux && bench
+//go:build linux
 
-package samenode
+// Package ping measures the round trip between network namespaces, as ping does, which tells whole
+// microseconds only: too few digits for what takes ten.
+package ping
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,19 +16,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weftnet/test/bench/table"
+	"github.com/weftnet/weftnet/test/nstest"
 )
 
-// echoes of one measurement of the round trip.
+// echoes of one measurement.
 const echoes = 5000
 
-// roundTrip is the median of echoes, each sent when the one before has come back, in microseconds. It
-// does as ping does, which tells whole microseconds only: too few digits for what takes ten.
-func roundTrip(_ context.Context, s *side, to netip.Addr) (float64, error) {
+// RoundTrip is the median of echoes, each sent from the namespace when the one before has come back, in
+// microseconds.
+func RoundTrip(from *nstest.Namespace, to netip.Addr) (float64, error) {
 	done := make(chan error)
 	var times []float64
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread has changed its namespace and ends here
-		err := netns.Set(netns.NsHandle(s.from.Fd()))
+		err := netns.Set(netns.NsHandle(from.Fd()))
 		if err == nil {
 			times, err = echo(to)
 		}
