@@ -58,7 +58,7 @@ func deviceMain() error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	var want plainDevice
 	if json.NewDecoder(os.Stdin).Decode(&want) == nil {

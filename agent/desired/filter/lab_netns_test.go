@@ -292,7 +292,7 @@ func (l *lab) ask(ns, network, from, to string, port int, patience time.Duration
 }
 
 const (
-	patience   = 5 * time.Second        // for what must arrive
+	patience   = 20 * time.Second       // for what must arrive
 	impatience = 100 * time.Millisecond // for what must not: counters prove that it was there
 )
 

@@ -185,7 +185,7 @@ func (l *lab) serve(ns string, at netip.AddrPort) {
 }
 
 const (
-	patience   = 5 * time.Second        // for what must be answered
+	patience   = 20 * time.Second       // for what must be answered
 	impatience = 150 * time.Millisecond // for what must not
 )
 

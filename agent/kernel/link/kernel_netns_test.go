@@ -94,7 +94,7 @@ func TestEveryChangeIsReported(t *testing.T) {
 	}
 	expect := func(name, what string) {
 		t.Helper()
-		deadline := time.After(5 * time.Second)
+		deadline := time.After(20 * time.Second)
 		for {
 			select {
 			case e := <-events:
@@ -122,7 +122,7 @@ func TestEveryChangeIsReported(t *testing.T) {
 		select {
 		case e := <-events:
 			pods = e.Pods
-		case <-time.After(5 * time.Second):
+		case <-time.After(20 * time.Second):
 			t.Fatal("no event about a Pod's link")
 		}
 	}
@@ -149,7 +149,7 @@ func TestTheEventsEndWithTheContext(t *testing.T) {
 	}
 	cancel()
 	select {
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("the channel stays open")
 	case _, open := <-events:
 		if open {
