@@ -104,15 +104,9 @@ func all(t *testing.T, from place, limit time.Duration, addrs [][]netip.Addr, an
 		}
 	}
 	err := harness.Eventually(t.Context(), limit, fmt.Sprintf("%s: %d addresses answer: %t", from.name, len(waiting), answer), func(context.Context) error {
-		for len(waiting) > 0 {
-			c, err := from.dial(t, "tcp", waiting[0])
-			if err == nil {
-				_ = c.Close()
-			}
-			if (err == nil) != answer {
-				return errors.Join(fmt.Errorf("%s and %d others are not", waiting[0], len(waiting)-1), err)
-			}
-			waiting = waiting[1:]
+		done, last := from.dialAll(t, waiting, answer)
+		if waiting = waiting[done:]; len(waiting) > 0 {
+			return errors.Join(fmt.Errorf("%s and %d others are not", waiting[0], len(waiting)-1), last)
 		}
 		return nil
 	})
@@ -138,7 +132,7 @@ func TestThousandServices(t *testing.T) {
 	before := elements(t, 0)
 	addrs := makeMany(t, "burst", 1000)
 	for _, p := range from {
-		all(t, p, 3*time.Minute, addrs, true)
+		all(t, p, 5*time.Minute, addrs, true)
 	}
 	if during := elements(t, 0); during < before+2000 {
 		t.Errorf("with 1,000 Services the table has %d parts, and without them %d: this counts nothing", during, before)
@@ -173,7 +167,7 @@ func TestAgentKilledWhileProgramming(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range []place{nodePlace(t, 0), podPlace(t, &probes.Pods[1]), nodePlace(t, 2)} {
-		all(t, p, 3*time.Minute, addrs, true)
+		all(t, p, 5*time.Minute, addrs, true)
 	}
 	deleteMany(t, "killed")
 	if err := cluster.WaitNodes(t.Context(), nodes, 2*time.Minute); err != nil {

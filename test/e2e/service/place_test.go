@@ -165,6 +165,32 @@ func (p place) dial(t *testing.T, network string, to netip.AddrPort) (net.Conn, 
 	return c, err
 }
 
+// dialAll connects to one after another for as long as each answers, or does not, as it should. It counts those, and
+// gives what became of the next.
+func (p place) dialAll(t *testing.T, to []netip.AddrPort, answer bool) (done int, last error) {
+	t.Helper()
+	each := func(dial func(netip.AddrPort) (net.Conn, error)) {
+		for ; done < len(to); done++ {
+			c, err := dial(to[done])
+			if err == nil {
+				_ = c.Close()
+			}
+			if (err == nil) != answer {
+				last = err
+				return
+			}
+		}
+	}
+	if p.dialer != nil {
+		each(func(a netip.AddrPort) (net.Conn, error) { return p.dialer.Dial("tcp", a.String(), patience) })
+	} else { // one thread in the namespace for all: thousands take long to make
+		p.ns.Do(t, func() {
+			each(func(a netip.AddrPort) (net.Conn, error) { return net.DialTimeout("tcp", a.String(), patience) })
+		})
+	}
+	return done, last
+}
+
 // ask makes one request and gives the answer: over HTTP a page of agnhost's netexec, over UDP its
 // command of the same name. Both have "hostname" and "clientip".
 func (p place) ask(t *testing.T, protocol corev1.Protocol, to netip.AddrPort, what string) (string, error) {
