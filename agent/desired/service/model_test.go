@@ -109,7 +109,7 @@ func inRanges(o object, node snapshot.ServiceNode, from netip.Addr) bool {
 }
 
 func (c *candidate) forward(node snapshot.ServiceNode, client string, from netip.Addr, to netip.AddrPort) meaning {
-	inside := client != "outside"
+	inside := client != "outside" && client != "remote"
 	local := c.kind == 0 && c.o.InternalLocal || c.kind != 0 && c.o.ExternalLocal && !inside
 	all := c.endpoints(to.Addr().Is4())
 	var usable []netip.AddrPort

@@ -225,7 +225,7 @@ var connections = map[string]struct {
 		{"outside", lbIP, 80, "local"},
 		{"outside", extIP, 80, "local"},
 		{"pod", lbIP, 80, "local, remote"},
-		{"remote", nodeAddr, 30080, "local masq, remote masq"},
+		{"remote", nodeAddr, 30080, "local"}, // it has asked for this node, as one from outside
 		{"node", lbIP, 80, "local, remote masq"},
 		{"mesh", lbIP, 80, "local masq, remote"},
 		{"pod", clusterIP, 80, "local, remote"},
@@ -233,6 +233,7 @@ var connections = map[string]struct {
 	"external policy Local, no local endpoint": {web(nodePort, loadBalancer, externalLocal, remoteOnly()), []journey{
 		{"outside", nodeAddr, 30080, "dropped"},
 		{"outside", lbIP, 80, "dropped"},
+		{"remote", nodeAddr, 30080, "dropped"},
 		{"pod", lbIP, 80, "remote"},
 		{"node", nodeAddr, 30080, "remote masq"},
 		{"outside", clusterIP, 80, "remote masq"},

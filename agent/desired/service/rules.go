@@ -74,14 +74,15 @@ func (f family) sizedChain(s scope, n int) state.Chain {
 	return state.Chain{Name: f.sized(s.chain, n), Rules: append(rules, rule(state.Drop))}
 }
 
-// insiders takes those out that externalTrafficPolicy Local does not hold for: Pods, wherever they
-// are, and this node itself.
+// insiders takes those out that externalTrafficPolicy Local does not hold for: Pods of this node, and
+// this node itself. They are where the load balancer would have sent them, and could have asked any node.
+// Whoever comes from elsewhere has asked for this node, be it a Pod.
 func (f family) insiders(s scope) []state.ChainRule {
 	if !s.local {
 		return nil
 	}
 	return []state.ChainRule{
-		rule(on(state.FieldIIFName, meshLinks), state.Goto(f.name(chainInside))),
+		rule(on(state.FieldIIFName, podLinks), state.Goto(f.name(chainInside))),
 		rule(state.Cmp{Field: state.FieldFibSaddrType, Value: state.AddrTypeLocal}, state.Goto(f.name(chainInside))),
 	}
 }

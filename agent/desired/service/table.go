@@ -38,7 +38,6 @@ const (
 	chainMasq     = "masquerade"
 	chainForward  = "filter-forward"
 	chainInvalid  = "invalid"
-	meshLinks     = "weft*"  // mesh devices and Pod interfaces
 	podLinks      = "weftp*" // the host's ends of Pod interfaces
 )
 

@@ -111,11 +111,14 @@ func TestTraffic(t *testing.T) {
 			l.asks("outside", i, lbIP, 80, "local saw "+outsider[i])
 			l.asks("other", i, lbIP, 80, "local saw "+otherPod[i], "remote saw "+otherPod[i])
 			l.asks("node", i, lbIP, 80, "local saw "+meshAddr[i], "remote saw "+meshAddr[i])
+			_, source, _ := strings.Cut(l.run("remote", "ip -o route get "+nodeAddr[i]), " src ")
+			l.asks("remote", i, nodeAddr, 30080, "local saw "+strings.Fields(source)[0])
 		},
 		"no local endpoint": func(i int) {
 			l.apply(both(nodePort, loadBalancer, externalLocal, internalLocal, remoteOnly()))
 			l.dropped("outside", i, nodeAddr, 30080)
 			l.dropped("outside", i, lbIP, 80)
+			l.dropped("remote", i, nodeAddr, 30080)
 			l.dropped("other", i, clusterIP, 80)
 			l.asks("other", i, lbIP, 80, "remote saw "+otherPod[i])
 			l.asks("node", i, nodeAddr, 30080, "remote saw "+meshAddr[i])
