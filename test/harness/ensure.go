@@ -19,6 +19,8 @@ type Options struct {
 	// Proxy is what the testbed brings to serve Services: "none" (the default), which leaves it to
 	// Weftnet, or "kube-proxy", beside which Weftnet's own is switched off.
 	Proxy string
+	// StorageLimits has Pods evicted that write more than they may.
+	StorageLimits bool
 	// Sets of the testbed's programs that are wanted besides those of the cluster itself.
 	Sets []string
 	// Helm holds further arguments for the chart, such as --set.
@@ -67,7 +69,8 @@ func Build(ctx context.Context, root string, options Options) error {
 // Up brings up a cluster that has no network yet, or finds it up.
 func Up(ctx context.Context, root string, options Options) (*Cluster, error) {
 	options = options.withDefaults()
-	_, err := Testbed(ctx, root, options.Out, "up", "--nodes="+strconv.Itoa(options.Nodes), "--proxy="+options.Proxy)
+	args := []string{"up", "--nodes=" + strconv.Itoa(options.Nodes), "--proxy=" + options.Proxy, "--storage-limits=" + strconv.FormatBool(options.StorageLimits)}
+	_, err := Testbed(ctx, root, options.Out, args...)
 	if err != nil {
 		return nil, fmt.Errorf("bring up the cluster: %w", err)
 	}

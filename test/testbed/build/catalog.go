@@ -75,6 +75,7 @@ func Targets() []Target {
 		{Name: "coredns", Set: SetCluster, Module: "coredns", Package: ".", Cold: 90 * time.Second},
 		{Name: "helm", Set: SetCluster, Module: "helm", Package: "helm.sh/helm/v4/cmd/helm", Cold: 100 * time.Second},
 		{Name: "ginkgo", Set: SetUpstream, Module: "kubernetes", Package: "github.com/onsi/ginkgo/v2/ginkgo", Cold: 10 * time.Second},
+		{Name: "balancer", Set: SetUpstream, Module: "kubernetes", Package: "./balancer", Cold: 10 * time.Second},
 		{Name: "e2e.test", Set: SetUpstream, Module: "kubernetes", Package: kubernetes + "/test/e2e", Test: true, Cold: 270 * time.Second},
 		{Name: "cnitool", Set: SetBench, Module: "cni", Package: "github.com/containernetworking/cni/cnitool", Cold: 5 * time.Second},
 		{Name: "ptp", Set: SetBench, Module: "cni", Package: plugins + "/main/ptp", Cold: 5 * time.Second},

@@ -64,8 +64,12 @@ func TestEveryTargetIsPinned(t *testing.T) {
 		if !strings.Contains(string(gomod), modules[target.Module].versionOf+" v") {
 			t.Errorf("%s: tools/%s/go.mod does not require %s", target.Name, target.Module, modules[target.Module].versionOf)
 		}
-		if target.Package != "." && !strings.Contains(string(gomod), target.Package+"\n") {
+		ours := strings.HasPrefix(target.Package, ".")
+		if !ours && !strings.Contains(string(gomod), target.Package+"\n") {
 			t.Errorf("%s: %s is no tool of tools/%s/go.mod", target.Name, target.Package, target.Module)
+		}
+		if sources, err := ownSources(filepath.Join("..", "..", ".."), target); err != nil || (sources != "") != (ours && target.Package != ".") {
+			t.Errorf("%s: own sources of %d bytes, %v", target.Name, len(sources), err)
 		}
 		if !slices.Contains(Sets(), target.Set) || target.Cold == 0 {
 			t.Errorf("%s: set %q, cold %v", target.Name, target.Set, target.Cold)
@@ -167,7 +171,7 @@ func TestBuiltName(t *testing.T) {
 func TestAnnouncementCountsCores(t *testing.T) {
 	targets := Targets()
 	two, eight := announcement(targets, 2), announcement(targets, 8)
-	if two == eight || !strings.Contains(two, "24 programs") || !strings.Contains(two, "2 cores") {
+	if two == eight || !strings.Contains(two, "25 programs") || !strings.Contains(two, "2 cores") {
 		t.Errorf("announcements:\n%s\n%s", two, eight)
 	}
 }

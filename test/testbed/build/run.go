@@ -72,7 +72,11 @@ func newBuilder(o Options, targets []Target) (*builder, error) {
 			}
 		}
 		toolchain := runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH
-		b.keys[t.Name] = key(t, Inputs{Toolchain: toolchain, Sources: sources[t.Module]})
+		own, err := ownSources(root, t)
+		if err != nil {
+			return nil, err
+		}
+		b.keys[t.Name] = key(t, Inputs{Toolchain: toolchain, Sources: sources[t.Module] + own})
 	}
 	return b, nil
 }
@@ -179,14 +183,32 @@ func Root(start string) (string, error) {
 	}
 }
 
-// moduleSources returns the content of everything in a tool module that decides what is built from it.
+// moduleSources returns the content of everything in a tool module that decides what is built from it, but for programs in folders
+// of their own, see ownSources.
 func moduleSources(dir string) (string, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
 		return "", fmt.Errorf("list %s: %w", dir, err)
 	}
+	return contents(append([]string{filepath.Join(dir, "go.mod"), filepath.Join(dir, "go.sum")}, files...))
+}
+
+// ownSources returns the content of a program of ours that has a folder of its own in the tool module: a change to it leaves the
+// module's other programs as they are.
+func ownSources(root string, t Target) (string, error) {
+	if !strings.HasPrefix(t.Package, "./") {
+		return "", nil
+	}
+	files, err := filepath.Glob(filepath.Join(root, "tools", t.Module, t.Package, "*.go"))
+	if err != nil || len(files) == 0 {
+		return "", fmt.Errorf("find the sources of %s: %d files: %w", t.Name, len(files), err)
+	}
+	return contents(files)
+}
+
+func contents(files []string) (string, error) {
 	var all strings.Builder
-	for _, file := range append([]string{filepath.Join(dir, "go.mod"), filepath.Join(dir, "go.sum")}, files...) {
+	for _, file := range files {
 		content, err := os.ReadFile(file)
 		if err != nil {
 			return "", fmt.Errorf("read the tool module: %w", err)

@@ -64,6 +64,7 @@ func up() *cobra.Command {
 	cmd.Flags().StringVar(&options.CNI, "cni", record.None, "network: none, or ptp for the reference plugins with static routes")
 	cmd.Flags().StringVar(&family, "ip-family", "dual", "address families: dual, ipv4 or ipv6")
 	cmd.Flags().StringArrayVar(&sysctls, "sysctl", nil, "kernel parameter of every node's network namespace, as key=value; may be repeated")
+	cmd.Flags().BoolVar(&options.StorageLimits, "storage-limits", false, "evict Pods above their limit of ephemeral storage, which kubelets have to measure for that")
 	cmd.RunE = run(func(ctx context.Context, c *cluster.Cluster, _ []string) error {
 		var err error
 		if options.Family, err = layout.ParseFamily(family); err != nil {

@@ -294,7 +294,7 @@ func addrsOf(n layout.Node, family layout.Family, entry record.Node) []netip.Pre
 func (s *session) nodeConfig(n layout.Node, o record.Options, await time.Duration) node.Config {
 	return node.Config{
 		Layout: s.Layout, Node: n, Family: o.Family, Addrs: addrsOf(n, o.Family, s.rec.State().Nodes[n.String()]),
-		KubeProxy:    o.Proxy == record.KubeProxy,
+		KubeProxy: o.Proxy == record.KubeProxy, StorageLimits: o.StorageLimits,
 		SandboxImage: image.Pause,
 		CA:           s.pki.CertFile(), Cert: s.pki.Cert(n.String()), Key: s.pki.Key(n.String()),
 		Kubeconfig: s.kubeconfig,

@@ -57,14 +57,16 @@ func (s *session) stopNodes(ctx context.Context, state record.State) error {
 // endStrays ends what runs in the testbed's network namespaces although no
 // record names it: a crash came between its start and the record.
 func endStrays(ctx context.Context) error {
-	var errs []error
+	namespaces := []string{layout.Balancer}
 	for _, n := range layout.Nodes(layout.MaxNodes) {
-		for _, name := range []string{n.String(), n.Router()} {
-			strays, err := proc.InNamespace(underlay.NetNSFile(name))
-			errs = append(errs, err)
-			for _, p := range strays {
-				errs = append(errs, p.Stop(ctx, 0))
-			}
+		namespaces = append(namespaces, n.String(), n.Router())
+	}
+	var errs []error
+	for _, name := range namespaces {
+		strays, err := proc.InNamespace(underlay.NetNSFile(name))
+		errs = append(errs, err)
+		for _, p := range strays {
+			errs = append(errs, p.Stop(ctx, 0))
 		}
 	}
 	return errors.Join(errs...)

@@ -24,7 +24,7 @@ const (
 )
 
 // rootfsPackages are the programs that the upstream suite runs inside its images.
-var rootfsPackages = []string{"bind9-dnsutils", "curl", "iperf", "iperf3", "iproute2", "iputils-ping", "netcat-openbsd", "socat"}
+var rootfsPackages = []string{"bind9-dnsutils", "curl", "iperf", "iperf3", "iproute2", "iputils-ping", "netcat-openbsd", "socat", "wget"}
 
 // rootfsUsers are the accounts that the suite expects in agnhost.
 const (

@@ -18,7 +18,12 @@ import (
 const (
 	Bridge     = "tb-br0"
 	NodePrefix = "tb-node"
-	APIPort    = 6443
+	// Balancer is the network namespace of the load balancer, BalancerPort its port on the bridge.
+	Balancer     = "tb-lb"
+	BalancerPort = "tb-plb"
+	// BalancerProgram is the name of what runs in it.
+	BalancerProgram = "balancer"
+	APIPort         = 6443
 	// MaxNodes keeps node, router and bridge addresses apart in one /24, and those of nodes that moved.
 	MaxNodes   = 70
 	Domain     = "cluster.local"
@@ -131,6 +136,20 @@ func APIService(f Family) []netip.Addr {
 // BridgeAddrs are the machine's own addresses on the underlay.
 func BridgeAddrs(f Family) []netip.Prefix {
 	return pick(f, netip.MustParsePrefix("10.200.0.1/24"), netip.MustParsePrefix("fd00:c8::1/64"))
+}
+
+// BalancerAddrs are the load balancer's own addresses on the underlay.
+func BalancerAddrs(f Family) []netip.Prefix { return underlay(f, 5) }
+
+// BalancerRanges are the ranges of the addresses that the load balancer hands out.
+func BalancerRanges(f Family) []netip.Prefix {
+	return pick(f, netip.MustParsePrefix("10.201.0.0/24"), netip.MustParsePrefix("fd00:c9::/120"))
+}
+
+// ClientAddrs are the machine's addresses as a client of the load balancer: those of the bridge are in the
+// nodes' subnet, and a client out there is not.
+func ClientAddrs(f Family) []netip.Prefix {
+	return pick(f, netip.MustParsePrefix("10.201.1.1/32"), netip.MustParsePrefix("fd00:c9::1:1/128"))
 }
 
 // Node is a node's number; everything else about its name follows from it.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"text/template"
 	"time"
@@ -24,6 +25,8 @@ type Config struct {
 	Addrs []netip.Prefix
 	// KubeProxy runs kube-proxy in nftables mode.
 	KubeProxy bool
+	// StorageLimits has kubelet evict Pods above their limit of ephemeral storage.
+	StorageLimits bool
 	// SandboxImage is the name of the pause image.
 	SandboxImage string
 	// CA, Cert and Key are kubelet's certificate files.
@@ -182,7 +185,7 @@ containerRuntimeEndpoint: unix://{{.Socket}}
 resolvConf: {{.ResolvConf}}
 volumePluginDir: /var/lib/kubelet/volumeplugins
 failSwapOn: false
-localStorageCapacityIsolation: false
+localStorageCapacityIsolation: {{.StorageLimits}}
 imageGCHighThresholdPercent: 100
 evictionHard: {nodefs.available: "1%", imagefs.available: "1%", memory.available: "50Mi"}
 address: "{{.Listen}}"
@@ -208,6 +211,7 @@ func (c Config) render(name string) (string, error) {
 		"Node": c.Node.String(), "CA": c.CA, "Cert": c.Cert, "Key": c.Key,
 		"DNS":    layout.DNS(c.Family)[0].String(),
 		"Domain": layout.Domain, "ResolvConf": c.dir("etc", "resolv.conf"),
+		"StorageLimits": strconv.FormatBool(c.StorageLimits),
 	}
 	var out bytes.Buffer
 	if err := templates.ExecuteTemplate(&out, name, values); err != nil {

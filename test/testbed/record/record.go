@@ -32,6 +32,9 @@ type Options struct {
 	Family layout.Family `json:"ipFamily"`
 	// Sysctls are set in every node.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
+	// StorageLimits has kubelets measure what Pods write, and evict those above their limit of
+	// ephemeral storage.
+	StorageLimits bool `json:"storageLimits,omitempty"`
 }
 
 // The values of Options.Proxy and Options.CNI.
@@ -60,9 +63,11 @@ func (o Options) Validate() error {
 }
 
 // Same says whether a running cluster with options o is what was asked for.
-// The number of nodes may have changed through `node add` and `node remove`.
+// The number of nodes may have changed through `node add` and `node remove`. Limits of storage disturb
+// nobody who has not asked for them.
 func (o Options) Same(asked Options) bool {
-	return o.Proxy == asked.Proxy && o.CNI == asked.CNI && o.Family == asked.Family && maps.Equal(o.Sysctls, asked.Sysctls)
+	return o.Proxy == asked.Proxy && o.CNI == asked.CNI && o.Family == asked.Family && maps.Equal(o.Sysctls, asked.Sysctls) &&
+		(o.StorageLimits || !asked.StorageLimits)
 }
 
 // Node is what runs for one node.

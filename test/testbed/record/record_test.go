@@ -127,6 +127,11 @@ func TestOptions(t *testing.T) {
 	if !options.Same(more) {
 		t.Error("another number of nodes is another cluster")
 	}
+	more.StorageLimits = true
+	if options.Same(more) || !more.Same(options) {
+		t.Error("a cluster without limits of storage will do for one who wants them, or one with them not for one who does not")
+	}
+	more = options
 	more.Sysctls = map[string]string{"a": "b"}
 	if options.Same(more) {
 		t.Error("another kernel parameter is the same cluster")

@@ -100,7 +100,7 @@ func Remove() error {
 	for _, node := range layout.Nodes(layout.MaxNodes) {
 		errs = append(errs, RemoveNode(node))
 	}
-	errs = append(errs, deleteLink(layout.Bridge))
+	errs = append(errs, RemoveBalancer(), deleteLink(layout.Bridge))
 	return errors.Join(errs...)
 }
 
