@@ -77,8 +77,9 @@ test-rolling: ## 20 Pods roll under 500 requests a second: not one may fail. Doe
 	$(GO) test -tags e2e,rolling -count=1 -timeout 30m -v -run RollingUpdate $(ARGS) ./test/e2e/service
 
 .PHONY: test-upstream
-test-upstream: ## Upstream's own tests: [sig-network] [Conformance], Netpol, ClusterNetworkPolicy; no kube-proxy (root).
-	$(GO) run ./test/upstream --nodes=$(NODES) --set=conformance,netpol,cluster-network-policy $(ARGS)
+test-upstream: ## Upstream's own tests, all that this kernel can run: [sig-network], Netpol, ClusterNetworkPolicy; no kube-proxy (root; an hour).
+	$(GO) test -C tools/kubernetes ./balancer
+	$(GO) run ./test/upstream --nodes=$(NODES) --set=conformance,services,zones,serial,loadbalancer,netpol,cluster-network-policy $(ARGS)
 
 .PHONY: test-cnp
 test-cnp: ## The conformance suite of ClusterNetworkPolicy, of its own project, without SCTP; no kube-proxy (root).

@@ -121,9 +121,6 @@ func tables(tests []string) string {
 				group = append(group, test)
 			}
 		}
-		if o.pattern == omissions[0].pattern {
-			continue // these are in a set
-		}
 		fmt.Fprintf(&b, "\n**Left out: %s** (%d)\n\n", o.reason, len(group))
 		for _, test := range group {
 			fmt.Fprintf(&b, "- %s\n", strings.TrimPrefix(test, "[sig-network] "))

@@ -44,15 +44,12 @@ func TestEveryTestIsInASetOrHasAReason(t *testing.T) {
 	_, tests := committed(t)
 	for _, test := range tests {
 		var in []string
-		for _, name := range []string{"sig-network", "serial", "netpol"} {
+		for _, name := range []string{"sig-network", "serial", "netpol", "loadbalancer"} {
 			if sets[name].in(test) {
 				in = append(in, name)
 			}
 		}
 		reason := reasonOf(test)
-		if netpol := sets["netpol"].in(test); netpol {
-			reason = ""
-		}
 		if (len(in) == 1) == (reason != "") || len(in) > 1 {
 			t.Errorf("%s: in the sets %v, left out because %q", test, in, reason)
 		}
@@ -108,16 +105,28 @@ func TestPoliciesAreWhole(t *testing.T) {
 	}
 }
 
+// TestEvictedIsATest : the cluster is made for it where a set has it.
+func TestEvictedIsATest(t *testing.T) {
+	_, tests := committed(t)
+	if !slices.Contains(tests, evicted) || !sets["services"].in(evicted) || sets["dozen"].in(evicted) {
+		t.Errorf("%q is no test of the set services alone", evicted)
+	}
+}
+
 func TestSeveralSets(t *testing.T) {
 	o, err := parse([]string{"--set=dozen,netpol-dozen"})
 	if err != nil || len(o.runs) != 2 || o.runs[0].name != "dozen" || o.runs[1].set != sets["netpol-dozen"] {
 		t.Errorf("%+v, %v", o.runs, err)
 	}
-	if o, err = parse([]string{"--focus=x", "--skip=y"}); err != nil || len(o.runs) != 1 || o.runs[0].set != (set{"x", "y"}) {
+	if o, err = parse([]string{"--focus=x", "--skip=y"}); err != nil || len(o.runs) != 1 || o.runs[0].set != (set{focus: "x", skip: "y"}) {
 		t.Errorf("%+v, %v", o.runs, err)
 	}
-	if o, err = parse([]string{"--set=serial", "--skip=y"}); err != nil || o.runs[0].set != (set{sets["serial"].focus, "y"}) {
+	if o, err = parse([]string{"--set=serial", "--skip=y"}); err != nil || o.runs[0].set != (set{focus: sets["serial"].focus, skip: "y", alone: true}) {
 		t.Errorf("%+v, %v", o.runs, err)
+	}
+	o, err = parse([]string{"--helm-set=a.b=c", "--helm-set=d=e"})
+	if err != nil || !slices.Equal(o.helm, []string{"--set", "a.b=c", "--set", "d=e"}) {
+		t.Errorf("values for the chart: %q, %v", o.helm, err)
 	}
 	if _, err = parse([]string{"--set=dozen,nonsense"}); err == nil {
 		t.Error("an unknown set is taken")

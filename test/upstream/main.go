@@ -8,10 +8,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -30,6 +28,7 @@ func main() {
 type options struct {
 	nodes, procs int
 	proxy        string
+	helm         []string
 	runs         []named
 	write        bool
 }
@@ -47,6 +46,10 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.nodes, "nodes", 3, "nodes of the cluster")
 	flags.IntVar(&o.procs, "procs", 4, "tests that run at the same time")
 	flags.StringVar(&o.proxy, "proxy", "none", "what serves Services: kube-proxy, or none for Weftnet's own service proxy")
+	flags.Func("helm-set", "a value of the chart, as with helm's --set, such as serviceProxy.socketLB=off; may be repeated", func(value string) error {
+		o.helm = append(o.helm, "--set", value)
+		return nil
+	})
 	flags.StringVar(&names, "set", "conformance", "which tests, several with commas between: "+strings.Join(append(setNames(), clusterPolicySet), ", "))
 	flags.BoolVar(&o.write, "write-list", false, "only write the list of the suite's tests, and docs/upstream.md from it")
 	flags.StringVar(&focus, "focus", "", "a regular expression of test names, instead of a set")
@@ -55,7 +58,7 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	if focus != "" {
-		o.runs = []named{{"focus", set{focus, skip}}}
+		o.runs = []named{{"focus", set{focus: focus, skip: skip}}}
 		return o, nil
 	}
 	for name := range strings.SplitSeq(names, ",") {
@@ -86,7 +89,10 @@ func run(ctx context.Context, args []string) error {
 	if o.write {
 		return writeList(ctx, root)
 	}
-	ensure := harness.Options{Nodes: o.nodes, Proxy: o.proxy, Sets: []string{"upstream"}, Out: os.Stdout}
+	ensure := harness.Options{
+		Nodes: o.nodes, Proxy: o.proxy, Helm: o.helm, Sets: []string{"upstream"}, Out: os.Stdout,
+		StorageLimits: slices.ContainsFunc(o.runs, func(r named) bool { return r.name != clusterPolicySet && r.in(evicted) }),
+	}
 	cluster, err := harness.Ensure(ctx, root, ensure)
 	if err != nil {
 		return err
@@ -94,44 +100,5 @@ func run(ctx context.Context, args []string) error {
 	if err := errors.Join(checkList(ctx, root), cluster.LabelZones(ctx)); err != nil {
 		return err
 	}
-	var faults []error
-	for _, r := range o.runs { // all of them: one run should tell everything that is wrong
-		if err := runSet(ctx, cluster, r, o.procs); err != nil {
-			faults = append(faults, fmt.Errorf("set %s: %w", r.name, err))
-		}
-	}
-	return errors.Join(faults...)
-}
-
-func runSet(ctx context.Context, cluster *harness.Cluster, r named, procs int) error {
-	if r.name == clusterPolicySet {
-		return clusterPolicy(ctx, cluster)
-	}
-	return ginkgo(ctx, cluster.Root, r, procs)
-}
-
-// ginkgo runs a set of the suite. The flags are those that the suite's own users give it on clusters
-// that no cloud provider made.
-func ginkgo(ctx context.Context, root string, r named, procs int) error {
-	report := filepath.Join(root, "dist", "upstream", r.name)
-	if err := os.MkdirAll(report, 0o755); err != nil {
-		return fmt.Errorf("make the report's folder: %w", err)
-	}
-	args := []string{"--nodes=" + strconv.Itoa(procs), "--focus=" + r.focus, "--no-color"}
-	if r.skip != "" {
-		args = append(args, "--skip="+r.skip)
-	}
-	args = append(args, harness.Bin(root, "e2e.test"), "--",
-		"--kubeconfig="+filepath.Join(root, ".testbed", "kubeconfig"),
-		"--provider=skeleton", "--disable-log-dump=true", "--dump-logs-on-failure=false",
-		"--report-dir="+report)
-	cmd := exec.CommandContext(ctx, harness.Bin(root, "ginkgo"), args...)
-	cmd.Dir = filepath.Join(root, "tools", "kubernetes") // where ginkgo finds the version that the suite was built with
-	cmd.Env = append(os.Environ(), "KUBERNETES_CONFORMANCE_TEST=y", "PATH="+filepath.Join(root, ".testbed", "bin")+":"+os.Getenv("PATH"))
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // lets ginkgo clean up its namespaces
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("run the upstream tests (report in %s): %w", report, err)
-	}
-	return nil
+	return runner{options: o, root: root, cluster: cluster}.all(ctx)
 }

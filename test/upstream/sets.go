@@ -6,7 +6,16 @@ import (
 	"strings"
 )
 
-type set struct{ focus, skip string }
+// set is a choice of tests, by regular expressions.
+type set struct {
+	focus, skip string
+	// alone has the tests run one after another.
+	alone bool
+	// nodes that the tests want, where these are more than usual.
+	nodes int
+}
+
+const loadBalancerSet = "loadbalancer"
 
 // dozen names a few conformance tests that between them cross everything Weftnet does with
 // kube-proxy beside it: Pods and nodes over TCP and UDP, DNS, Services of each kind, hostPort and
@@ -47,6 +56,15 @@ var netpolDozen = []string{
 	`should support creating NetworkPolicy API with endport field`,
 }
 
+// The tests that have sets of their own.
+const (
+	policies      = `\bNetpol\b`
+	loadBalancers = `\[Feature:LoadBalancer\]`
+)
+
+// evicted is a test that needs kubelets which measure what Pods write.
+const evicted = "[sig-network] Services should be rejected for evicted pods (no endpoints exist)"
+
 // omission is a group of tests that the testbed cannot run, or that are no matter of the network.
 type omission struct {
 	pattern, reason string
@@ -54,9 +72,7 @@ type omission struct {
 
 // omissions in the order in which a test is looked up: the first that matches gives the reason.
 var omissions = []omission{
-	{`\bNetpol\b`, "NetworkPolicy: the set `netpol` has them"},
 	{sctp, "needs SCTP in the kernel, which the testbed's kernel lacks"},
-	{`\[Feature:LoadBalancer\]`, "needs a cloud that hands out addresses of load balancers and routes them to the nodes"},
 	{`\[Provider:[a-z,]*\]`, "written for certain clouds, and skips itself elsewhere"},
 	{`\[Feature:KubeProxyNFAcct\]`, "looks for counters that kube-proxy keeps in its iptables mode"},
 	{`KubeProxy should set TCP CLOSE_WAIT timeout`, "checks a flag of kube-proxy"},
@@ -77,9 +93,9 @@ const (
 	sctp        = `\[Feature:SCTPConnectivity\]`
 )
 
-// omitted joins the patterns of all omissions, and others.
+// omitted joins the patterns of all omissions, of the tests with sets of their own, and others.
 func omitted(others ...string) string {
-	var patterns []string
+	patterns := []string{policies, loadBalancers}
 	for _, o := range omissions {
 		patterns = append(patterns, o.pattern)
 	}
@@ -92,10 +108,13 @@ var sets = map[string]set{
 	// services is every other test of sig-network that the testbed can run.
 	"services":    {focus: sigNetwork, skip: omitted(conformance, serial)},
 	"sig-network": {focus: sigNetwork, skip: omitted(serial)},
-	// serial are those that must run alone: run them with --procs=1.
-	"serial":       {focus: sigNetwork + `.*(` + serial + `)`, skip: omitted()},
-	"netpol":       {focus: sigNetwork + ` Netpol`, skip: sctp},
-	"netpol-dozen": {focus: sigNetwork + ` Netpol .*(` + strings.Join(netpolDozen, "|") + `)`, skip: sctp},
+	"serial":      {focus: sigNetwork + `.*(` + serial + `)`, skip: omitted(), alone: true},
+	// zones are those of services that skip themselves below two nodes in each of three zones.
+	"zones": {focus: sigNetwork + ` Traffic Distribution should route traffic (correctly between pods on multiple nodes|to an endpoint on the same node or fall back)`, nodes: 6},
+	// These need the testbed's load balancer, which the command starts for them.
+	loadBalancerSet: {focus: sigNetwork + `.*` + loadBalancers},
+	"netpol":        {focus: sigNetwork + ` Netpol`, skip: sctp},
+	"netpol-dozen":  {focus: sigNetwork + ` Netpol .*(` + strings.Join(netpolDozen, "|") + `)`, skip: sctp},
 }
 
 func setNames() []string {
