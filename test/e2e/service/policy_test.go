@@ -12,7 +12,7 @@ import (
 )
 
 // TestExternalPolicyLocal : a client outside is seen with its own address where an endpoint is, and
-// dropped where none is; Pods and nodes of the cluster reach the Service from everywhere.
+// dropped where none is; Pods and nodes reach the load balancer's address from everywhere.
 func TestExternalPolicyLocal(t *testing.T) {
 	s := makeService(t, "external-local", func(spec *corev1.ServiceSpec) {
 		spec.Selector, spec.Type = nil, corev1.ServiceTypeLoadBalancer
