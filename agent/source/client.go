@@ -58,6 +58,9 @@ func (c Connection) REST() (*rest.Config, error) {
 func tuned(cfg *rest.Config) *rest.Config {
 	cfg.UserAgent = "weftnet-agent/" + version.Version
 	cfg.QPS, cfg.Burst = 20, 40
+	// The lists of a large cluster are tens of MiB once in the life of an agent: to press them together takes
+	// the API server, which answers all agents, longer than a network within the cluster takes to carry them.
+	cfg.DisableCompression = true
 	return cfg
 }
 

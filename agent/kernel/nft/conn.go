@@ -19,8 +19,17 @@ type message struct {
 	flags  uint16 // beyond NLM_F_REQUEST
 	family byte
 	data   []byte
-	// what tells a person which step this is, should the kernel refuse it.
-	what string
+	// what tells a person which step this is, should the kernel refuse it; which does so in place of it
+	// where the text costs something to make.
+	what  string
+	which func() string
+}
+
+func (m message) String() string {
+	if m.which != nil {
+		return m.which()
+	}
+	return m.what
 }
 
 // conn is a netlink socket to nf_tables.
@@ -73,7 +82,7 @@ func (c *conn) batch(msgs []message) error {
 		if errno := wire.Errno(r); errno != 0 {
 			what := "commit"
 			if step > 0 && step <= last {
-				what = msgs[step-1].what
+				what = msgs[step-1].String()
 			}
 			errs = append(errs, fmt.Errorf("%s: %w", what, errno))
 		}

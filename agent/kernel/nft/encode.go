@@ -315,12 +315,15 @@ func (e *encoder) elements(typ, flags uint16, verb string, s state.Set, elements
 		if len(list) < maxElementsLength && i < len(elements)-1 && !e.oneByOne {
 			continue
 		}
-		what := fmt.Sprintf("%s element %s of %s", verb, s.FormatElement(el), s.Name)
-		if first < i {
-			what = fmt.Sprintf("%s %d elements of %s, the last %s", verb, i+1-first, s.Name, s.FormatElement(el))
-		}
-		e.add(typ, flags, what, wire.Str(unix.NFTA_SET_ELEM_LIST_TABLE, e.table), wire.Str(unix.NFTA_SET_ELEM_LIST_SET, s.Name),
+		e.add(typ, flags, "", wire.Str(unix.NFTA_SET_ELEM_LIST_TABLE, e.table), wire.Str(unix.NFTA_SET_ELEM_LIST_SET, s.Name),
 			wire.Attr{Type: unix.NFTA_SET_ELEM_LIST_ELEMENTS | unix.NLA_F_NESTED, Data: list})
+		count := i + 1 - first
+		e.msgs[len(e.msgs)-1].which = func() string {
+			if count > 1 {
+				return fmt.Sprintf("%s %d elements of %s, the last %s", verb, count, s.Name, s.FormatElement(el))
+			}
+			return fmt.Sprintf("%s element %s of %s", verb, s.FormatElement(el), s.Name)
+		}
 		list, first = list[:0], i+1
 	}
 	return nil

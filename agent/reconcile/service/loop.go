@@ -253,7 +253,11 @@ func (l *Loop) cutStale(ctx context.Context) error {
 
 // tell publishes the report.
 func (l *Loop) tell(waiting string, err error) {
-	r := Report{Synced: l.synced, Waiting: waiting, Err: err, Services: l.ledger.Owners(), Elements: l.ledger.Elements(), At: time.Now()}
+	now := time.Now()
+	if now.Sub(l.counted) > lookAround/2 || err != nil {
+		l.counted, l.elements = now, l.ledger.Elements() // for the metrics, which need it not with every change
+	}
+	r := Report{Synced: l.synced, Waiting: waiting, Err: err, Services: l.ledger.Owners(), Elements: l.elements, At: now}
 	for _, refusal := range l.refused {
 		r.Refused = append(r.Refused, refusal)
 	}

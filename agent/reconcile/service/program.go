@@ -73,6 +73,11 @@ func (l *Loop) program(ctx context.Context) error {
 				return err
 			}
 		}
+		if len(l.dirty) == 0 {
+			// A map keeps the room that it once had, and walking it costs the room, not what is in it: after
+			// 40,000 Services at the start every single change would pay for them.
+			l.dirty = map[snapshot.ServiceName]struct{}{}
+		}
 	}
 	if l.synced {
 		return nil

@@ -92,6 +92,7 @@ type Report struct {
 	Refused  []nft.Refusal
 	Problems []desired.Problem
 	Services int
+	// Elements are those of each set, a second old at most.
 	Elements map[string]int
 	At       time.Time
 }
@@ -120,6 +121,9 @@ type Loop struct {
 	refused  map[snapshot.ServiceName]nft.Refusal
 	udp      udpTable
 	fault    string
+	// elements are those of the sets when they were counted last.
+	elements map[string]int
+	counted  time.Time
 }
 
 // New makes a loop that has not started.
