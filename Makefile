@@ -153,15 +153,21 @@ generate: $(BIN)/controller-gen generate-bpf ## Write what is generated: deepcop
 # object, so only this one writes it; make deps-generate installs it. BTF needs -g; what else -g brings is stripped.
 CLANG         ?= clang-14
 CLANG_VERSION := 14.0.6
-BPF           := agent/kernel/bpf/program/socket
+BPF           := agent/kernel/bpf/program/socket agent/kernel/bpf/flow/program/flow
 
+# .BTF.ext tells the kernel's fields that the second program reads; the first reads none.
 .PHONY: generate-bpf
 generate-bpf: ## Compile the eBPF programs, where clang is there in the version that counts.
 	@if $(CLANG) --version 2>/dev/null | grep -q 'clang version $(CLANG_VERSION)'; then \
-	  $(CLANG) -target bpfel -mcpu=v3 -O2 -g -Wall -Wextra -Werror -ffile-prefix-map=$(CURDIR)=. -fdebug-compilation-dir=. \
-	    -I/usr/include/$$(uname -m)-linux-gnu -c $(BPF).c -o $(BPF).o && \
-	  llvm-objcopy-14 --strip-debug --remove-section=.BTF.ext --remove-section=.rel.BTF.ext $(BPF).o; \
-	else echo '$(BPF).o is left as it is: $(CLANG) $(CLANG_VERSION) is not here (make deps-generate installs it)'; fi
+	  for program in $(BPF); do \
+	    $(CLANG) -target bpfel -mcpu=v3 -O2 -g -Wall -Wextra -Werror -ffile-prefix-map=$(CURDIR)=. -fdebug-compilation-dir=. \
+	      -I/usr/include/$$(uname -m)-linux-gnu -c $$program.c -o $$program.o && \
+	    case $$program in \
+	      */flow) llvm-objcopy-14 --strip-debug $$program.o;; \
+	      *) llvm-objcopy-14 --strip-debug --remove-section=.BTF.ext --remove-section=.rel.BTF.ext $$program.o;; \
+	    esac || exit 1; \
+	  done; \
+	else echo 'the eBPF programs are left as they are: $(CLANG) $(CLANG_VERSION) is not here (make deps-generate installs it)'; fi
 
 .PHONY: deps-generate
 deps-generate: ## Debian prerequisites of make generate: clang, for the eBPF programs.
@@ -184,9 +190,9 @@ vet: ## go vet, plain and under each build tag.
 
 .PHONY: verify-generated
 verify-generated: ## Fail when `make generate` would change a file.
-	@before=$$(cat crds/*.yaml crds/v1alpha1/zz_* $(CHART)/files/crds/*.yaml $(CHART)/files/policy-crds/*.yaml | sha256sum); \
+	@before=$$(cat crds/*.yaml crds/v1alpha1/zz_* $(CHART)/files/crds/*.yaml $(CHART)/files/policy-crds/*.yaml $(BPF:=.o) | sha256sum); \
 	  $(MAKE) --no-print-directory generate; \
-	  after=$$(cat crds/*.yaml crds/v1alpha1/zz_* $(CHART)/files/crds/*.yaml $(CHART)/files/policy-crds/*.yaml | sha256sum); \
+	  after=$$(cat crds/*.yaml crds/v1alpha1/zz_* $(CHART)/files/crds/*.yaml $(CHART)/files/policy-crds/*.yaml $(BPF:=.o) | sha256sum); \
 	  [ "$$before" = "$$after" ] || { echo 'generated files were out of date: `make generate` has now written them, commit them'; exit 1; }
 
 .PHONY: chart-lint

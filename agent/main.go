@@ -25,7 +25,7 @@ import (
 type options struct {
 	node, stateDir, runDir, procSysNet, binDir, confDir string
 	plugin, metrics, backend                            string
-	socketLB, cgroupMount, cgroup, bpfDir               string
+	socketLB, cgroupMount, cgroup, bpfDir, fastPath     string
 	connection                                          source.Connection
 	level                                               slog.Level
 	profile, disableOthers, policy, serviceProxy        bool
@@ -70,6 +70,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.cgroupMount, "cgroup-mount", "/sys/fs/cgroup", "where the node's cgroups are mounted")
 	f.StringVar(&o.cgroup, "cgroup", "", "the cgroup (version 2) of the node's processes and Pods, below the root; empty is the root")
 	f.StringVar(&o.bpfDir, "bpf-dir", "/sys/fs/bpf/weftnet", "folder on a bpf file system to pin programs in; must survive the agent")
+	f.StringVar(&o.fastPath, "fast-path", "off", "auto hands the packets of established connections between Pods of this node straight to the other Pod, where the kernel can; off sends all through routing and rules")
 	f.BoolVar(&o.policy, "policy", true, "enforce NetworkPolicy and ClusterNetworkPolicy; false removes what an earlier run enforced")
 	// Every interface: kubelet probes it and Prometheus scrapes it at the node's address, which may change.
 	f.StringVar(&o.metrics, "metrics-address", ":9871", "address for /metrics, /healthz and /readyz")
@@ -98,6 +99,9 @@ func (o options) validate() error {
 	}
 	if !slices.Contains([]string{"auto", "off"}, o.socketLB) {
 		errs = append(errs, fmt.Errorf("--socket-lb: want auto or off, got %q", o.socketLB))
+	}
+	if !slices.Contains([]string{"auto", "off"}, o.fastPath) {
+		errs = append(errs, fmt.Errorf("--fast-path: want auto or off, got %q", o.fastPath))
 	}
 	if !slices.Contains([]string{"", "Kernel", "Userspace"}, o.backend) {
 		errs = append(errs, fmt.Errorf("--backend: want Kernel, Userspace or nothing, got %q", o.backend))

@@ -25,6 +25,7 @@ import (
 	"github.com/weftnet/weftnet/agent/kernel/pod"
 	"github.com/weftnet/weftnet/agent/keystore"
 	"github.com/weftnet/weftnet/agent/reconcile"
+	"github.com/weftnet/weftnet/agent/reconcile/flow"
 	"github.com/weftnet/weftnet/agent/reconcile/socket"
 	"github.com/weftnet/weftnet/agent/source"
 	"github.com/weftnet/weftnet/agent/state"
@@ -42,6 +43,7 @@ type agent struct {
 	loop      *reconcile.Loop
 	cni       *cniserver.Server
 	sockets   *socket.Sink
+	flows     *flow.Loop
 	proxy     *proxy // nil while it is switched off
 	publisher *status.Publisher
 	server    status.Server
@@ -80,6 +82,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		start(name, f)
 	}
 	start("look after sockets", plain(a.sockets.Run))
+	start("keep the fast path", plain(a.flows.Run))
 	for name, f := range a.proxyWork() {
 		start(name, f)
 	}
@@ -126,6 +129,9 @@ func build(running context.Context, o options, log *slog.Logger) (*agent, error)
 	if err := a.buildCNI(); err != nil {
 		return nil, err
 	}
+	if err := a.buildFlows(metrics.Registry); err != nil {
+		return nil, err
+	}
 	a.buildSockets(metrics.Registry)
 	if err := a.buildProxy(rest, metrics); err != nil {
 		return nil, err
@@ -140,7 +146,7 @@ func build(running context.Context, o options, log *slog.Logger) (*agent, error)
 	}
 	a.publisher = status.NewPublisher(status.Config{
 		Node: o.node, Loop: a.loop, Source: a.source, Weftnet: weftnet, Events: events, Log: log, Policy: a.policyReport(), Services: a.proxyReport(),
-		Sockets: a.socketReport, KubeProxy: a.kubeProxy,
+		Sockets: a.socketReport, FastPath: a.flows.Report, KubeProxy: a.kubeProxy,
 	})
 	metrics.Registry.MustRegister(status.Collector{Loop: a.loop, Drops: a.drops}, a.cni.Collector())
 	a.server = status.Server{Address: o.metrics, LastTurn: a.loop.LastTurn, Ready: a.ready, Registry: metrics.Registry, Profile: o.profile}
@@ -246,6 +252,11 @@ func (r rules) Add(ctx context.Context, at state.Attachment) error {
 // Remove does not wait for a loop that has not had its first pass: while the agent starts, the CNI
 // server ends what has lost its Pod, and the first pass leaves it out.
 func (r rules) Remove(ctx context.Context, at state.Attachment) error {
+	if r.flows != nil { // nil while the CNI server starts
+		if err := r.flows.Forget(at); err != nil {
+			return fmt.Errorf("take the pod out of the fast path: %w", err)
+		}
+	}
 	if _, begun := r.loop.Report(); !begun {
 		return nil
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/weftnet/weftnet/agent/kernel/bpf"
 	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile"
+	"github.com/weftnet/weftnet/agent/reconcile/flow"
 	"github.com/weftnet/weftnet/agent/reconcile/policy"
 	"github.com/weftnet/weftnet/agent/reconcile/service"
 	"github.com/weftnet/weftnet/agent/state"
@@ -49,6 +50,9 @@ type Observed struct {
 	// Sockets is what the balancer at the socket does; nil while the service proxy is switched off or
 	// has not come to it.
 	Sockets *bpf.Report
+	// FastPath is what the fast path between Pods of this node does; nil while it is switched off and
+	// before a Pod could use it.
+	FastPath *flow.Report
 	// Before are the conditions as last written, for the time of their last transition.
 	Before []metav1.Condition
 	Now    time.Time
@@ -83,6 +87,9 @@ func Compute(o Observed) v1alpha1.MeshNodeStatus {
 	}
 	if r := o.Sockets; r != nil {
 		s.Conditions = append(s.Conditions, socketBalancing(*r))
+	}
+	if r := o.FastPath; r != nil {
+		s.Conditions = append(s.Conditions, fastPath(*r))
 	}
 	for i := range s.Conditions {
 		stamp(&s.Conditions[i], o)

@@ -27,6 +27,7 @@ import (
 	"github.com/weftnet/weftnet/agent/kernel/bpf"
 	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile"
+	"github.com/weftnet/weftnet/agent/reconcile/flow"
 	"github.com/weftnet/weftnet/agent/reconcile/policy"
 	"github.com/weftnet/weftnet/agent/reconcile/service"
 	"github.com/weftnet/weftnet/agent/snapshot"
@@ -82,7 +83,9 @@ type Config struct {
 	Services func() (service.Report, bool)
 	// Sockets tells what the balancer at the socket does; nil where there is none.
 	Sockets func() (bpf.Report, bool)
-	Log     *slog.Logger
+	// FastPath tells what the fast path between Pods does; nil where there is none.
+	FastPath func() flow.Report
+	Log      *slog.Logger
 }
 
 // Publisher writes the status of one MeshNode.
@@ -146,7 +149,7 @@ func (p *Publisher) publish(ctx context.Context, now time.Time) (time.Duration, 
 		}
 	}
 	rival := p.kubeProxy()
-	want := Compute(Observed{Report: report, Generation: p.generation(), KubeProxy: rival, Policy: p.policy(), Services: p.services(), Sockets: p.sockets(), Before: p.written.Conditions, Now: now})
+	want := Compute(Observed{Report: report, Generation: p.generation(), KubeProxy: rival, Policy: p.policy(), Services: p.services(), Sockets: p.sockets(), FastPath: p.fastPath(), Before: p.written.Conditions, Now: now})
 	problems := p.problems(report.Plan, rival)
 	if wait, due := p.due(want, now); !due {
 		return wait, p.tell(ctx, problems, now)
@@ -186,6 +189,16 @@ func (p *Publisher) sockets() *bpf.Report {
 		return nil
 	}
 	if r, known := p.cfg.Sockets(); known {
+		return &r
+	}
+	return nil
+}
+
+func (p *Publisher) fastPath() *flow.Report {
+	if p.cfg.FastPath == nil {
+		return nil
+	}
+	if r := p.cfg.FastPath(); r.Asked || r.Err != nil {
 		return &r
 	}
 	return nil

@@ -24,6 +24,9 @@ const (
 	// connections of the node's processes and Pods get their endpoint when they connect. Where it is
 	// false, their packets are translated by nftables, like those from outside.
 	ConditionSocketBalancing = "SocketBalancing"
+	// ConditionFastPath on a MeshNode, while the fast path is switched on and a Pod could use it: packets of established connections between two Pods of the node
+	// pass neither routing nor rules. Where it is false, they take the way of all others.
+	ConditionFastPath = "FastPath"
 	// ConditionPolicyAccepted on a ClusterNetworkPolicy, where other implementations may write
 	// conditions of their own: every field of it can be honoured.
 	ConditionPolicyAccepted = "weftnet.io/Accepted"
