@@ -1,4 +1,4 @@
-//go:build e2e && firstpacket
+//go:build e2e
 
 package policy
 
@@ -6,25 +6,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/weftnet/weftnet/crds/v1alpha1"
-	"github.com/weftnet/weftnet/test/harness"
 )
 
 // TestNoPacketBeforeThePolicy starts Pods under a policy that lets nobody in, while a Pod on each
@@ -60,15 +54,19 @@ func TestNoPacketBeforeThePolicy(t *testing.T) {
 // startWave makes Pods, as many on each node.
 func startWave(t *testing.T, namespace string, count int) {
 	t.Helper()
+	if err := makeWave(t.Context(), namespace, count); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func makeWave(ctx context.Context, namespace string, count int) error {
 	errs := make([]error, count)
 	var all sync.WaitGroup
 	for i := range count {
-		all.Go(func() { _, errs[i] = makePod(t.Context(), namespace, "pod-"+strconv.Itoa(i), nodeName(i%nodes)) })
+		all.Go(func() { _, errs[i] = makePod(ctx, namespace, "pod-"+strconv.Itoa(i), nodeName(i%nodes)) })
 	}
 	all.Wait()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
+	return errors.Join(errs...)
 }
 
 func ready(t *testing.T, namespace string, count int) []corev1.Pod {
@@ -156,92 +154,6 @@ func allReached(by map[string]string, pods []corev1.Pod) error {
 		}
 	}
 	return nil
-}
-
-// TestOpenSoon starts Pods that a policy lets the probes into, while another lets the probes out to
-// such Pods only, and measures from when a Pod is seen to be Running until a probe on another node
-// gets through to it, over both families.
-func TestOpenSoon(t *testing.T) {
-	namespace := makeNamespace(t)
-	makePolicy(t, namespace, ingressPolicy("probes", networkingv1.NetworkPolicyIngressRule{From: []networkingv1.NetworkPolicyPeer{
-		{NamespaceSelector: namespaceNamed(harness.ProbeNamespace)},
-	}}))
-	makePolicy(t, harness.ProbeNamespace, &networkingv1.NetworkPolicy{
-		ObjectMeta: metav1.ObjectMeta{Name: "only-silent"},
-		Spec: networkingv1.NetworkPolicySpec{
-			PodSelector: metav1.LabelSelector{MatchLabels: map[string]string{"app": "probe"}},
-			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeEgress},
-			Egress: []networkingv1.NetworkPolicyEgressRule{{To: []networkingv1.NetworkPolicyPeer{
-				{NamespaceSelector: namespaceNamed(namespace), PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "silent"}}},
-			}}},
-		},
-	})
-	var took []time.Duration
-	for range waves {
-		took = append(took, openWave(t, namespace)...)
-		empty(t, namespace)
-	}
-	slices.Sort(took)
-	t.Logf("%d Pods, from Running to the first packet delivered from another node, IPv4 and IPv6: p50 %s, p99 %s, longest %s",
-		waves*waveSize, took[len(took)/2].Round(time.Millisecond/10), took[len(took)*99/100].Round(time.Millisecond/10), took[len(took)-1].Round(time.Millisecond/10))
-}
-
-// openWave starts a wave and gives the times of all addresses.
-func openWave(t *testing.T, namespace string) []time.Duration {
-	t.Helper()
-	events, err := cluster.Client.CoreV1().Pods(namespace).Watch(t.Context(), metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer events.Stop()
-	clients := map[string]place{}
-	for i := range nodes {
-		clients[nodeName(i)] = placeOf(t, &probes.Pods[(i+1)%nodes]) // on another node
-	}
-	startWave(t, namespace, waveSize)
-	var mu sync.Mutex
-	var took []time.Duration
-	var all sync.WaitGroup
-	for seen := map[string]bool{}; len(seen) < waveSize; {
-		event, more := <-events.ResultChan()
-		pod, is := event.Object.(*corev1.Pod)
-		if !more || !is {
-			t.Fatalf("the watch has ended after %d Pods: %v", len(seen), event)
-		}
-		if event.Type == watch.Deleted || pod.Status.Phase != corev1.PodRunning || seen[pod.Name] {
-			continue
-		}
-		seen[pod.Name] = true
-		begin := time.Now()
-		for _, addr := range harness.Addresses(pod) {
-			all.Go(func() {
-				err := reach(t, clients[pod.Spec.NodeName], netip.AddrPortFrom(addr, 9))
-				mu.Lock()
-				defer mu.Unlock()
-				took = append(took, time.Since(begin))
-				if err != nil {
-					t.Errorf("Pod %s: %v", pod.Name, err)
-				}
-			})
-		}
-	}
-	all.Wait()
-	return took
-}
-
-// reach tries to connect until the Pod itself refuses: nobody listens there, so that is its answer.
-func reach(t *testing.T, from place, to netip.AddrPort) error {
-	t.Helper()
-	for deadline := time.Now().Add(settle); ; {
-		var err error
-		from.Do(t, func() { _, err = net.DialTimeout("tcp", to.String(), 20*time.Millisecond) })
-		if errors.Is(err, syscall.ECONNREFUSED) {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s is not reached from %s: %w", to, from.pod.Spec.NodeName, err)
-		}
-	}
 }
 
 // blocks are those that Pods' addresses come from.

@@ -1,4 +1,4 @@
-//go:build e2e && firstpacket
+//go:build e2e
 
 package policy
 
