@@ -164,6 +164,8 @@ func (m *testbedMaker) e2e(ctx context.Context, path string) error {
 		{Path: "/coredns", Source: filepath.Join(m.bin, "coredns")},
 		{Path: "/localhost.crt", Source: filepath.Join(source, "porter", "localhost.crt"), Mode: 0o644},
 		{Path: "/localhost.key", Source: filepath.Join(source, "porter", "localhost.key"), Mode: 0o644},
+		// As the wget of the real image: the suite asks once and takes silence for an answer.
+		{Path: "/etc/wgetrc", Content: []byte("tries = 1\n"), Mode: 0o644},
 		{Path: "/uploads", Dir: true},
 	}
 	var specs []spec
