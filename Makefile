@@ -78,6 +78,7 @@ test-rolling: ## 20 Pods roll under 500 requests a second: not one may fail. Doe
 
 .PHONY: test-upstream
 test-upstream: ## Upstream's own tests, all that this kernel can run: [sig-network], Netpol, ClusterNetworkPolicy; no kube-proxy (root; an hour).
+	$(GO) test -C tools/kubernetes ./balancer
 	$(GO) run ./test/upstream --nodes=$(NODES) --set=conformance,services,serial,netpol,cluster-network-policy $(ARGS)
 
 .PHONY: test-cnp

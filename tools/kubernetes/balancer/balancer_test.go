@@ -20,7 +20,7 @@ func nodes(addrs ...string) []*v1.Node {
 	return out
 }
 
-func service(uid string) *v1.Service {
+func serviceOf(uid string) *v1.Service {
 	svc := &v1.Service{}
 	svc.UID = types.UID(uid)
 	svc.Spec.IPFamilies = []v1.IPFamily{v1.IPv4Protocol, v1.IPv6Protocol}
@@ -57,7 +57,7 @@ func TestBalancer(t *testing.T) {
 		return status
 	}
 
-	first, second := service("1"), service("2")
+	first, second := serviceOf("1"), serviceOf("2")
 	if status := ensure(first); len(status.Ingress) != 2 || status.Ingress[0].IP != "10.1.0.1" || status.Ingress[1].IP != "fd01::1" {
 		t.Errorf("status %+v", status)
 	}
@@ -88,7 +88,7 @@ func TestBalancer(t *testing.T) {
 	if _, exists, _ := lb.GetLoadBalancer(ctx, "", second); exists {
 		t.Error("it is still there")
 	}
-	if status := ensure(service("3")); status.Ingress[0].IP != "10.1.0.2" {
+	if status := ensure(serviceOf("3")); status.Ingress[0].IP != "10.1.0.2" {
 		t.Errorf("the address was not free again: %+v", status)
 	}
 }
