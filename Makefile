@@ -73,7 +73,7 @@ test-first-packet: ## 201 Pods started under a policy while their addresses are 
 	$(GO) test -tags e2e,firstpacket -count=1 -timeout 30m -v -run 'NoPacketBeforeThePolicy|OpenSoon' $(ARGS) ./test/e2e/policy
 
 .PHONY: test-rolling
-test-rolling: ## 20 Pods roll under 500 requests a second: not one may fail. Does NOT pass yet on two cores (root).
+test-rolling: ## 20 Pods roll under 500 requests a second: not one may fail. Not shown yet with clients at the socket path (root).
 	$(GO) test -tags e2e,rolling -count=1 -timeout 30m -v -run RollingUpdate $(ARGS) ./test/e2e/service
 
 .PHONY: test-upstream

@@ -17,6 +17,7 @@ import (
 
 	"github.com/weftnet/weftnet/test/harness"
 	"github.com/weftnet/weftnet/test/proxydial"
+	"github.com/weftnet/weftnet/test/requester"
 )
 
 const nodes = 3
@@ -27,7 +28,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	if proxydial.Main() {
+	if proxydial.Main() || requester.Main() {
 		return
 	}
 	flag.Parse()

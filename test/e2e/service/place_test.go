@@ -35,6 +35,8 @@ type place struct {
 	ns   *nstest.Namespace
 	// addrs are its own addresses, of both families.
 	addrs []netip.Addr
+	// cgroup (version 2) is the folder of the one that its processes are in; empty for that of this program.
+	cgroup string
 	// dialer opens TCP connections in place of this program; nil for none.
 	dialer *proxydial.Dialer
 }
@@ -51,7 +53,8 @@ func (p place) inNode(t *testing.T, node string) place {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.dialer = proxydial.Start(t, filepath.Join(root, node), p.ns)
+	p.cgroup = filepath.Join(root, node)
+	p.dialer = proxydial.Start(t, p.cgroup, p.ns)
 	return p
 }
 
