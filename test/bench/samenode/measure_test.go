@@ -52,6 +52,11 @@ func roundTrip(_ context.Context, s *side, to netip.Addr) (float64, error) {
 	return ping.RoundTrip(s.from, to)
 }
 
+// exchange is the round trip of a connection's datagrams: what ICMP's echoes do not show is how connections are treated.
+func exchange(_ context.Context, s *side, to netip.Addr) (float64, error) {
+	return ping.UDP(s.from, s.to, to)
+}
+
 func iperf(ctx context.Context, s *side, to netip.Addr, args ...string) (report, error) {
 	out, err := inPod(ctx, s.from, "iperf3", append([]string{"-J", "-c", to.String()}, args...)...)
 	var r report

@@ -61,7 +61,7 @@ table inet proxy {
 
 // weftnet is a node as the product makes it: the agent has put mesh, routes, rules and the fail-closed
 // table in force and wired the Pods, and is gone when the measurement begins.
-func weftnet(t *testing.T, l *lab.Lab) *side {
+func weftnet(t *testing.T, l *lab.Lab, fastPath string) *side {
 	t.Helper()
 	ctx := t.Context()
 	if err := l.Allocate(ctx, 0); err != nil {
@@ -71,13 +71,32 @@ func weftnet(t *testing.T, l *lab.Lab) *side {
 		simulate(t, l, number)
 	}
 	node := l.NewNode(t, 0)
-	node.Start(t)
+	node.Start(t, "--fast-path="+fastPath)
 	l.WaitMesh(t, 0, 2, 0, time.Minute)
 	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"weftnet","plugins":[{"type":"weftnet","socket":%q}]}`, filepath.Join(node.Run, "weftnet/cni.sock"))
 	s := &side{name: "weftnet", node: node.NS}
 	s.wire(t, l.Bin, conf)
+	if fastPath == "auto" {
+		s.awaitFastPath(t)
+	}
 	node.Stop(t)
 	return s
+}
+
+// awaitFastPath waits until both Pods are in it: the agent comes round to them after the plugin has answered.
+func (s *side) awaitFastPath(t *testing.T) {
+	t.Helper()
+	err := harness.Eventually(t.Context(), 30*time.Second, "both Pods are in the fast path", func(context.Context) error {
+		out, err := s.output(t, s.node, exec.Command("sh", "-c",
+			`ip -o link show type veth | sed 's/^[0-9]*: //; s/[@:].*//' | while read -r link; do tc filter show dev "$link" ingress; done`))
+		if n := strings.Count(out, "direct-action"); err != nil || n != 2 {
+			return fmt.Errorf("%d programs are attached, %w:\n%s", n, err, out)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // simulate makes another node of the cluster that has published a key, so that the node measured has
