@@ -168,7 +168,7 @@ func (a *agent) keys() ([]mesh.Key, error) {
 }
 
 func (a *agent) buildCNI() error {
-	wiring, err := pod.New(pod.Config{ProcSysNet: a.o.procSysNet})
+	wiring, err := pod.New(pod.Config{ProcSysNet: a.o.procSysNet, Ingress: a.o.fastPath == "auto"})
 	if err != nil {
 		return err
 	}

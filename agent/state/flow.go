@@ -33,6 +33,9 @@ type FlowLink struct {
 	Name  string
 	Index int
 	MTU   int
+	// Place says that it has an ingress qdisc, where a program can be. It comes with the link: added to one that is up,
+	// it would cost packets.
+	Place bool
 	// Queued says that somebody queues, shapes or filters what goes through it by traffic control.
 	Queued bool
 }

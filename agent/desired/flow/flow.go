@@ -28,7 +28,7 @@ type Output struct {
 
 // Plan computes the wanted state. A Pod with limits of bandwidth stays out, since what limits it is
 // passed by on the fast path, and so does one of which nobody wrote down whether it has any, and one
-// whose link somebody else's traffic control works on.
+// whose link somebody else's traffic control works on, or which has no place for the program.
 func Plan(in Input) Output {
 	links := make(map[string]state.FlowLink, len(in.Links))
 	for _, l := range in.Links {
@@ -43,7 +43,7 @@ func Plan(in Input) Output {
 	var out Output
 	for _, a := range in.Attachments {
 		l, there := links[a.HostLink]
-		if !there || l.Queued || a.ContainerID == "" || a.Bandwidth != (state.Bandwidth{}) {
+		if !there || !l.Place || l.Queued || a.ContainerID == "" || a.Bandwidth != (state.Bandwidth{}) {
 			continue
 		}
 		var own []state.FlowPod

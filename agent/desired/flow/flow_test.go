@@ -19,7 +19,7 @@ func attachment(link string, addrs ...string) state.Attachment {
 }
 
 func link(name string, index, mtu int, queued bool) state.FlowLink {
-	return state.FlowLink{Name: name, Index: index, MTU: mtu, Queued: queued}
+	return state.FlowLink{Name: name, Index: index, MTU: mtu, Place: true, Queued: queued}
 }
 
 func TestPlan(t *testing.T) {
@@ -36,6 +36,7 @@ func TestPlan(t *testing.T) {
 		Links: []state.FlowLink{
 			link("weftp2", 12, 1440, false), link("weftp3", 13, 1440, false), link("weftp4", 14, 1440, false), link("weftp5", 15, 1440, true),
 			link("weftp7", 17, 1440, false), link("weftp8", 18, 1400, false), link("weftp9", 19, 1440, false), link("weftp99", 99, 1440, false),
+			{Name: "weftp6", Index: 16, MTU: 1440}, // no place for the program
 		},
 	}
 	const want = "{[12 17 18] [10.244.1.2 dev weftp2(12) mtu 1440 10.244.1.7 dev weftp7(17) mtu 1280 10.244.1.8 dev weftp8(18) mtu 1400 fd00::2 dev weftp2(12) mtu 1440]}"

@@ -86,6 +86,9 @@ func MACs(hostLink string) (host, pod net.HardwareAddr) {
 type Config struct {
 	// ProcSysNet is where /proc/sys/net is writable; empty means /proc/sys/net.
 	ProcSysNet string
+	// Ingress gives each host end an ingress qdisc, for programs that come later: to a link that is up one cannot be
+	// added without losing what is sent to the Pod meanwhile. Not to Pods with limits of bandwidth, which have their own.
+	Ingress bool
 }
 
 // Kernel wires Pods to the network namespace in which it was made.
@@ -93,6 +96,7 @@ type Kernel struct {
 	home       int
 	homeID     namespaceID
 	procSysNet string
+	ingress    bool
 	// ipv6 says that the kernel has IPv6.
 	ipv6 bool
 	// acceptRA says that a new link believes router advertisements even though the node forwards
@@ -122,7 +126,7 @@ func New(c Config) (*Kernel, error) {
 		_ = unix.Close(home)
 		return nil, err
 	}
-	k := &Kernel{home: home, homeID: id, procSysNet: c.ProcSysNet, sockets: make(chan *socket, parallel)}
+	k := &Kernel{home: home, homeID: id, procSysNet: c.ProcSysNet, ingress: c.Ingress, sockets: make(chan *socket, parallel)}
 	for range parallel {
 		s, err := openSocket()
 		if err != nil {
@@ -201,8 +205,19 @@ func openSocketIn(netns int) (s *socket, err error) {
 // create makes the veth pair, in place of a leftover if there is one.
 func (k *Kernel) create(s Spec, host, inside *socket) error {
 	hostMAC, podMAC := MACs(s.HostLink)
-	messages := []message{createVeth(s, hostMAC, podMAC), markHostEnd(s, k.ipv6)}
-	err := host.do(messages)
+	pair := func() error {
+		if !k.ingress || s.Bandwidth != (state.Bandwidth{}) {
+			return host.do([]message{createVeth(s, hostMAC, podMAC), markHostEnd(s, k.ipv6)})
+		}
+		if err := host.do([]message{createVeth(s, hostMAC, podMAC)}); err != nil {
+			return err
+		}
+		if index, err := host.index(s.HostLink); err == nil {
+			_ = host.do([]message{addIngress(index)}) // not all kernels have it, and Pods do without
+		}
+		return host.do([]message{markHostEnd(s, k.ipv6)})
+	}
+	err := pair()
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
@@ -210,7 +225,7 @@ func (k *Kernel) create(s Spec, host, inside *socket) error {
 		if err := host.remove(s.HostLink); err != nil {
 			return fmt.Errorf("remove the leftover of an earlier attempt: %w", err)
 		}
-		err = host.do(messages)
+		err = pair()
 	}
 	if _, ierr := inside.index(s.IfName); errors.Is(err, unix.EEXIST) && ierr == nil {
 		return fmt.Errorf("create %s in the pod: %w", s.IfName, ErrInUse)

@@ -89,7 +89,7 @@ func TestPass(t *testing.T) {
 	if r := l.Report(); r.Asked || r.On || !r.Allowed {
 		t.Errorf("without a link the report is %+v", r)
 	}
-	k.links = []state.FlowLink{{Name: "weftp1", Index: 7, MTU: 1440}}
+	k.links = []state.FlowLink{{Name: "weftp1", Index: 7, MTU: 1440, Place: true}}
 	if err := l.pass(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestPass(t *testing.T) {
 // TestNotLiberal: where the setting cannot be written, TCP is left out and it is told.
 func TestNotLiberal(t *testing.T) {
 	l, k, s := newLoop(true, link.Yes)
-	k.links = []state.FlowLink{{Name: "weftp1", Index: 7, MTU: 1440}}
+	k.links = []state.FlowLink{{Name: "weftp1", Index: 7, MTU: 1440, Place: true}}
 	l.cfg.Sysctls = readOnly{s}
 	if err := l.pass(t.Context()); err == nil {
 		t.Error("it was not told")
@@ -129,7 +129,7 @@ func (readOnly) Apply(context.Context, sysctl.Change) error { return errors.New(
 
 func TestKernelThatCannot(t *testing.T) {
 	l, k, s := newLoop(true, link.No)
-	k.links = []state.FlowLink{{Name: "weftp1", Index: 7, MTU: 1440}}
+	k.links = []state.FlowLink{{Name: "weftp1", Index: 7, MTU: 1440, Place: true}}
 	if err := l.pass(t.Context()); err != nil || len(k.applied) != 0 || s[pathLiberal] != "0" {
 		t.Errorf("applied %v, settings %v, %v", k.applied, s, err)
 	}
@@ -150,7 +150,7 @@ func TestForget(t *testing.T) {
 // TestSwitchedOff: what an earlier agent left is taken away, and nothing else is done.
 func TestSwitchedOff(t *testing.T) {
 	l, k, _ := newLoop(false, link.Yes)
-	k.links = []state.FlowLink{{Name: "weftp1", Index: 7, MTU: 1440}}
+	k.links = []state.FlowLink{{Name: "weftp1", Index: 7, MTU: 1440, Place: true}}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {

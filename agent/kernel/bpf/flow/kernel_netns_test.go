@@ -296,9 +296,7 @@ func TestRestart(t *testing.T) {
 	if after, err := old.Stats(); err != nil || after.Fast != before.Fast {
 		t.Errorf("after the clearing %d packets took the fast path, %v", after.Fast-before.Fast, err)
 	}
-	if out := l.run(l.node, "tc qdisc show"); strings.Contains(out, "ingress") {
-		t.Errorf("left behind: %s", out)
-	}
+	l.hasNoProgram(l.pods)
 	l.apply(l.wanted())
 	l.takes("of the next agent", c)
 	l.apply(l.wanted()) // once more, for nothing
@@ -350,7 +348,5 @@ func TestGone(t *testing.T) {
 		t.Errorf("%d addresses inside, want 4", got)
 	}
 	l.apply(Wanted{})
-	if out := l.run(l.node, "tc qdisc show"); strings.Contains(out, "ingress") {
-		t.Errorf("left behind: %s", out)
-	}
+	l.hasNoProgram([]state.Attachment{l.pods[0], l.pods[2]})
 }

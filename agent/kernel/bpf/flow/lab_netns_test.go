@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -46,7 +47,7 @@ func newLab(t testing.TB, pods int) *lab {
 	var wiring *pod.Kernel
 	var err1, err2 error
 	l.node.Do(t, func() {
-		wiring, err1 = pod.New(pod.Config{})
+		wiring, err1 = pod.New(pod.Config{Ingress: true})
 		l.track, err2 = conntrack.New()
 	})
 	if err := errors.Join(err1, err2); err != nil {
@@ -121,6 +122,16 @@ func (l *lab) apply(w Wanted) {
 	l.Helper()
 	if err := l.kernel.Apply(l.Context(), w); err != nil {
 		l.Fatal(err)
+	}
+}
+
+// hasNoProgram fails when our program is at a link. The qdisc stays with the link.
+func (l *lab) hasNoProgram(pods []state.Attachment) {
+	l.Helper()
+	for _, p := range pods {
+		if out := l.run(l.node, "tc filter show dev "+p.HostLink+" ingress"); strings.Contains(out, filterName) {
+			l.Errorf("left behind at %s: %s", p.HostLink, out)
+		}
 	}
 }
 

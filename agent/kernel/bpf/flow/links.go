@@ -13,7 +13,7 @@ import (
 	"github.com/weftnet/weftnet/agent/state"
 )
 
-// The filter is ours by its name. An ingress qdisc is ours when nothing but that is in it.
+// The filter is ours by its name. The ingress qdisc that it is in stays, with the link with which it was made.
 const (
 	filterName     = "weftnet-flow"
 	filterHandle   = 1
@@ -23,8 +23,7 @@ const (
 // seen is the host end of a Pod's link.
 type seen struct {
 	state.FlowLink
-	qdisc   bool // an ingress qdisc that is ours
-	program int  // the number of the program in our filter
+	program int // the number of the program in our filter
 }
 
 // observe lists the host ends of Pods by their number.
@@ -62,7 +61,7 @@ func observe(nl *netlink.Handle) (map[int]seen, error) {
 	return all, nil
 }
 
-// look finds out whose the ingress qdisc is.
+// look finds out who is in the ingress qdisc.
 func (s *seen) look(nl *netlink.Handle) error {
 	filters, err := retry(func() ([]netlink.Filter, error) { return nl.FilterList(s.device(), ingressHandle) })
 	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) {
@@ -78,10 +77,9 @@ func (s *seen) look(nl *netlink.Handle) error {
 			s.Queued = true
 			continue
 		}
-		s.qdisc, s.program = true, b.Id
+		s.program = b.Id
 	}
-	// Without a filter it is one that was cut short, or somebody's who is about to fill it.
-	s.Queued = s.Queued || !s.qdisc
+	s.Place = true
 	return nil
 }
 
@@ -93,46 +91,20 @@ func (s seen) device() netlink.Link {
 
 // attach puts the program into its place, in one step where there is one already.
 func (s seen) attach(nl *netlink.Handle, o *objects) error {
-	if !s.qdisc {
-		err := nl.QdiscAdd(&netlink.Ingress{QdiscAttrs: s.qdiscAttrs()})
-		if errors.Is(err, unix.ENODEV) {
-			return nil // it has just gone
-		}
-		if err != nil {
-			return fmt.Errorf("make room for a program at %s: %w", s.Name, err)
-		}
-	}
 	f := &netlink.BpfFilter{FilterAttrs: s.filterAttrs(), Fd: o.Programs[programName].FD(), Name: filterName, DirectAction: true}
 	if err := nl.FilterReplace(f); err != nil && !errors.Is(err, unix.ENODEV) {
-		if !s.qdisc {
-			err = errors.Join(err, s.drop(nl)) // ours, and empty
-		}
 		return fmt.Errorf("attach to %s: %w", s.Name, err)
 	}
 	return nil
 }
 
-// detach takes the program away, and its place where nobody else has found it useful.
+// detach takes the program away.
 func (s seen) detach(nl *netlink.Handle) error {
-	if !s.Queued {
-		return s.drop(nl)
-	}
 	f := &netlink.BpfFilter{FilterAttrs: s.filterAttrs(), Name: filterName}
 	if err := nl.FilterDel(f); err != nil && !gone(err) {
 		return fmt.Errorf("detach from %s: %w", s.Name, err)
 	}
 	return nil
-}
-
-func (s seen) drop(nl *netlink.Handle) error {
-	if err := nl.QdiscDel(&netlink.Ingress{QdiscAttrs: s.qdiscAttrs()}); err != nil && !gone(err) {
-		return fmt.Errorf("detach from %s: %w", s.Name, err)
-	}
-	return nil
-}
-
-func (s seen) qdiscAttrs() netlink.QdiscAttrs {
-	return netlink.QdiscAttrs{LinkIndex: s.Index, Handle: ingressHandle, Parent: netlink.HANDLE_INGRESS}
 }
 
 func (s seen) filterAttrs() netlink.FilterAttrs {

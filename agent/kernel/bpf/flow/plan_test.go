@@ -12,7 +12,7 @@ import (
 
 func TestPlan(t *testing.T) {
 	place := func(index, program int, queued bool) seen {
-		return seen{FlowLink: state.FlowLink{Index: index, Queued: queued}, qdisc: program != 0, program: program}
+		return seen{FlowLink: state.FlowLink{Index: index, Place: true, Queued: queued}, program: program}
 	}
 	have := map[int]seen{
 		2: place(2, 0, false), // wanted
