@@ -43,7 +43,7 @@ func TestMark(t *testing.T) {
 			for _, a := range []string{"fd00::1", "fd00::2"} {
 				out, err := exec.Command("ip", "-6", "route", "get", a).CombinedOutput()
 				if err != nil || !strings.HasPrefix(string(out), "local ") {
-					return fmt.Errorf("%s: %v: %s", a, err, out)
+					return fmt.Errorf("%s: %w: %s", a, err, out)
 				}
 			}
 			return nil

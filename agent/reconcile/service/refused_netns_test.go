@@ -4,6 +4,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os/exec"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/weftnet/weftnet/agent/kernel/nft"
 	"github.com/weftnet/weftnet/agent/state"
+	"github.com/weftnet/weftnet/test/poll"
 )
 
 // spoiled puts an element into one Service's transactions that the kernel cannot take: it leads to a
@@ -122,18 +124,15 @@ func (m *machine) own() (release func()) {
 	}
 	m.t.Cleanup(release)
 	// The loop may be quicker, and make the table between the two: then another time.
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	poll.Until(m.t, 30*time.Second, "the table to be taken", func() error {
 		_, err := io.WriteString(stdin, "delete table inet weftnet-service\nadd table inet weftnet-service { flags owner; }\n")
 		if err != nil {
-			m.t.Fatal(err)
+			return err
 		}
-		if strings.Contains(m.nft("list", "tables"), "weftnet-service") && strings.Contains(m.nft("list", "ruleset"), "flags owner") {
-			return release
+		if have := m.nft("list", "ruleset"); !strings.Contains(have, "flags owner") {
+			return errors.New("the loop was quicker")
 		}
-		if time.Now().After(deadline) {
-			m.t.Fatal("the table cannot be taken")
-		}
-		time.Sleep(time.Millisecond)
-	}
+		return nil
+	})
+	return release
 }

@@ -110,7 +110,7 @@ func (w *world) awaitCold(began time.Time) (time.Duration, error) {
 		if took > coldLimit {
 			return 0, fmt.Errorf("%v and others do not answer after %v", waiting[0], coldLimit)
 		}
-		time.Sleep(2 * time.Millisecond)
+		rest(2 * time.Millisecond)
 	}
 }
 
@@ -130,10 +130,13 @@ func unanswered(waiting []netip.Addr) []netip.Addr {
 	return still
 }
 
+// rest is time in which nothing is asked: what is measured is what the other side does meanwhile, or how soon it is done.
+func rest(d time.Duration) { <-time.After(d) }
+
 func idle(pid int) (float64, error) {
-	time.Sleep(settleTime)
+	rest(settleTime)
 	before, err1 := lab.UsageOf(pid)
-	time.Sleep(idleTime)
+	rest(idleTime)
 	after, err2 := lab.UsageOf(pid)
 	return spent(before, after).Seconds() / idleTime.Seconds(), errors.Join(err1, err2)
 }
@@ -155,7 +158,7 @@ func (w *world) quiet(ctx context.Context, s *side, phase time.Duration, f *figu
 			return err
 		}
 		f.quiet = append(f.quiet, took)
-		time.Sleep(max(0, s.rest-took))
+		rest(max(0, s.rest-took))
 	}
 	after, err := lab.UsageOf(s.pid())
 	own := spent(before, after) - time.Duration(f.idle*float64(time.Since(begin)))
@@ -185,7 +188,7 @@ func (w *world) busy(ctx context.Context, s *side, phase time.Duration, f *figur
 		var took time.Duration
 		if took, err = w.change(context.WithoutCancel(ctx)); err == nil {
 			f.busy = append(f.busy, took)
-			time.Sleep(s.rest / 2)
+			rest(s.rest / 2)
 		}
 	}
 	stop()
@@ -219,7 +222,7 @@ func (w *world) awaitProbe(begin time.Time, want netip.Addr, limit time.Duration
 		if took > limit {
 			return 0, fmt.Errorf("the probe's endpoint is %v and not %v after %v: %w", got, want, limit, err)
 		}
-		time.Sleep(pollPause)
+		rest(pollPause)
 	}
 }
 
@@ -265,12 +268,10 @@ func (w *world) connect(f *figures) error {
 // dial connects, and returns the address that it has reached and how long connect took. It runs on
 // the calling thread, which is in the node's namespace, and leaves no connection behind.
 func dial(to netip.Addr, port uint16) (netip.Addr, time.Duration, error) {
-	var address unix.Sockaddr = &unix.SockaddrInet4{Port: int(port)}
-	family := unix.AF_INET
+	var address unix.Sockaddr = &unix.SockaddrInet6{Port: int(port), Addr: to.As16()}
+	family := unix.AF_INET6
 	if to.Is4() {
-		address = &unix.SockaddrInet4{Port: int(port), Addr: to.As4()}
-	} else {
-		address, family = &unix.SockaddrInet6{Port: int(port), Addr: to.As16()}, unix.AF_INET6
+		address, family = &unix.SockaddrInet4{Port: int(port), Addr: to.As4()}, unix.AF_INET
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

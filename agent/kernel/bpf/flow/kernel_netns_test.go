@@ -156,9 +156,9 @@ func TestSpoofed(t *testing.T) {
 	l.run(l.node, "nft insert rule inet track c iifname "+l.pods[2].HostLink+" drop")
 	l.apply(l.wanted())
 	for i, family := range families {
-		real := l.open(0, 1, "udp", i)
-		l.takes("the real sender", real)
-		from, to := netip.MustParseAddrPort(real.LocalAddr().String()), netip.MustParseAddrPort(real.RemoteAddr().String())
+		genuine := l.open(0, 1, "udp", i)
+		l.takes("the real sender", genuine)
+		from, to := netip.MustParseAddrPort(genuine.LocalAddr().String()), netip.MustParseAddrPort(genuine.RemoteAddr().String())
 		spoofer := l.dialAs(2, from, to)
 		before := l.stats()
 		l.stays("spoofed over "+family, spoofer, false)
