@@ -22,6 +22,7 @@ import (
 	"github.com/weftnet/weftnet/agent/desired/mesh"
 	desiredpod "github.com/weftnet/weftnet/agent/desired/pod"
 	"github.com/weftnet/weftnet/agent/kernel/conntrack"
+	"github.com/weftnet/weftnet/agent/kernel/nft"
 	"github.com/weftnet/weftnet/agent/kernel/pod"
 	"github.com/weftnet/weftnet/agent/keystore"
 	"github.com/weftnet/weftnet/agent/reconcile"
@@ -144,6 +145,7 @@ func build(running context.Context, o options, log *slog.Logger) (*agent, error)
 	if err := a.buildPolicy(rest, metrics); err != nil {
 		return nil, err
 	}
+	a.acquaint()
 	a.publisher = status.NewPublisher(status.Config{
 		Node: o.node, Loop: a.loop, Source: a.source, Weftnet: weftnet, Events: events, Log: log, Policy: a.policyReport(), Services: a.proxyReport(),
 		Sockets: a.socketReport, FastPath: a.flows.Report, KubeProxy: a.kubeProxy,
@@ -151,6 +153,21 @@ func build(running context.Context, o options, log *slog.Logger) (*agent, error)
 	metrics.Registry.MustRegister(status.Collector{Loop: a.loop, Drops: a.drops}, a.cni.Collector())
 	a.server = status.Server{Address: o.metrics, LastTurn: a.loop.LastTurn, Ready: a.ready, Registry: metrics.Registry, Profile: o.profile}
 	return a, nil
+}
+
+// acquaint lets no table's loop be woken by what another writes. Where the kernel has no such filter each looks
+// at more than it needs to, which is no reason not to start.
+func (a *agent) acquaint() {
+	var tables []*nft.Kernel
+	if a.policy != nil {
+		tables = append(tables, a.policy.table)
+	}
+	if a.proxy != nil {
+		tables = append(tables, a.proxy.table)
+	}
+	if err := a.kernel.Acquaint(tables...); err != nil {
+		a.log.Debug("each table's events wake all loops", "error", err)
+	}
 }
 
 func (a *agent) keys() ([]mesh.Key, error) {

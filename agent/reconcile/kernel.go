@@ -58,6 +58,11 @@ func (k *RealKernel) Kernel() Kernel {
 	return Kernel{Node: k.node, Pods: k.pods, Link: k.link, WG: k.wg, Route: k.route, NFT: k.nft, Sysctl: settings{k.sysctl}}
 }
 
+// Acquaint tells the mesh's table and others of this agent of each other, so that none hears what another writes.
+func (k *RealKernel) Acquaint(others ...*nft.Kernel) error {
+	return nft.Acquaint(append(others, k.nft)...)
+}
+
 // Counters reads the counters of the fail-closed table.
 func (k *RealKernel) Counters(ctx context.Context) (map[string]nft.Counter, error) {
 	return k.nft.Counters(ctx)

@@ -61,6 +61,21 @@ func NewTable(name string) (*Kernel, error) {
 	return &Kernel{family: "inet", name: name, conn: c, events: events}, nil
 }
 
+// Acquaint tells the tables of one program of each other: a transaction in one of them wakes none of the
+// others. Without it they work as well, and each looks at what all others write: with 10,000 Services at the
+// start those are 50,000 events, and more than a socket holds.
+func Acquaint(kernels ...*Kernel) error {
+	var ports []uint32
+	for _, k := range kernels {
+		ports = append(ports, k.conn.Port())
+	}
+	var faults []error
+	for _, k := range kernels {
+		faults = append(faults, k.events.Ignore(ports...))
+	}
+	return errors.Join(faults...)
+}
+
 // Close ends the sockets. The table stands.
 func (k *Kernel) Close() error { return errors.Join(k.events.Close(), k.conn.Close()) }
 

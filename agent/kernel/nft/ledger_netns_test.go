@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/weftnet/weftnet/agent/kernel/wire"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/test/nstest"
 )
@@ -278,4 +280,36 @@ func TestOwnChangesAreNotQueued(t *testing.T) {
 	}
 	nft("add", "counter", "inet", state.ServiceTableName, "probe")
 	waitEvent(t, events)
+}
+
+// TestAcquaintedTablesDoNotHearEachOther: what one table of a program writes wakes nobody who watches another, and a
+// stranger's change is heard by both.
+func TestAcquaintedTablesDoNotHearEachOther(t *testing.T) {
+	ns := nstest.New(t)
+	l, k := ledgerIn(t, ns)
+	other, nft := open(t, ns)
+	if err := Acquaint(k, other); err != nil {
+		t.Fatal(err)
+	}
+	var heard atomic.Int64
+	events, err := other.events.Subscribe(t.Context(), func(m wire.Message) bool {
+		if m.Port == k.conn.Port() {
+			heard.Add(1)
+		}
+		return m.Port != k.conn.Port() && m.Port != other.conn.Port()
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Frame(t.Context(), proxyFrame()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Put(t.Context(), proxyServices(100)); err != nil {
+		t.Fatal(err)
+	}
+	nft("add", "counter", "inet", state.ServiceTableName, "probe")
+	waitEvent(t, events)
+	if n := heard.Load(); n != 0 {
+		t.Errorf("%d of its messages were heard", n)
+	}
 }

@@ -40,17 +40,11 @@ func NewEvents(protocol int, groups ...int) (*Events, error) {
 // Close ends the socket, and a Read of it.
 func (e *Events) Close() error { return e.file.Close() }
 
-// Ignore leaves out what requests of the socket with that port cause: our own. The kernel drops it
-// before it is queued, so that a bulk of our own changes cannot crowd out what others do.
-func (e *Events) Ignore(port uint32) error {
-	const portAt = 12                                                              // in the header of the first message; those of one event have one cause
-	wanted := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, port)) // the filter loads in network order
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: portAt},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: wanted, Jt: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 30},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-	}
+// Ignore leaves out what requests of the sockets with these ports cause: our own. The kernel drops it
+// before it is queued, so that a bulk of our own changes neither crowds out what others do nor wakes
+// anybody. A second call replaces the first.
+func (e *Events) Ignore(ports ...uint32) error {
+	program := ignoring(ports)
 	rc, err := e.file.SyscallConn()
 	if err != nil {
 		return err
@@ -63,6 +57,19 @@ func (e *Events) Ignore(port uint32) error {
 		return fmt.Errorf("filter netlink events: %w", err)
 	}
 	return nil
+}
+
+// ignoring is a filter that drops datagrams with one of the ports in the header of their first message;
+// those of one event have one cause.
+func ignoring(ports []uint32) []unix.SockFilter {
+	const portAt = 12
+	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: portAt}}
+	for i, port := range ports {
+		wanted := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, port)) // the filter loads in network order
+		drop := uint8(len(ports) - i)                                                  // past the ports that follow, and the keeping
+		program = append(program, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: wanted, Jt: drop})
+	}
+	return append(program, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 30}, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0})
 }
 
 // Reading tells whether a Subscribe runs.
