@@ -132,6 +132,33 @@ func TestRefusedTransaction(t *testing.T) {
 	}
 }
 
+// TestRivalLosesAfterAFault: an older Service takes an address, and the transaction with it fails. The Service that had
+// the address is looked at again all the same.
+func TestRivalLosesAfterAFault(t *testing.T) {
+	r := newRig(t)
+	shared := netip.MustParseAddr("192.0.2.50")
+	r.cluster.put(1, state.ProtoTCP, "10.0.0.1")
+	r.cluster.put(2, state.ProtoTCP, "10.0.0.2")
+	list := func(i int, created int64) {
+		name := named(i)
+		r.cluster.change(name, func() {
+			s := r.cluster.services[name]
+			s.ExternalIPs, s.Created = []netip.Addr{shared}, time.Unix(created, 0)
+			r.cluster.services[name] = s
+		})
+	}
+	list(1, 2000)
+	r.cluster.sync()
+	r.start()
+	r.settled("the younger has it")
+	r.fake.RefuseNext(unix.EPERM)
+	list(2, 1000)
+	r.eventually("the younger to have lost it", func() bool {
+		report, _ := r.loop.Report()
+		return report.Err == nil && len(report.Problems) == 1 && report.Problems[0].Service == named(1) && report.Problems[0].Reason == desired.ReasonConflict
+	})
+}
+
 func TestNodeChangesReachEveryService(t *testing.T) {
 	r := newRig(t)
 	for i := range 10 {

@@ -68,10 +68,8 @@ func nameOf(owner string) snapshot.ServiceName {
 // program writes the Services that may have changed, and those that a change of theirs concerns.
 func (l *Loop) program(ctx context.Context) error {
 	for len(l.dirty) > 0 {
-		for part := range slices.Chunk(l.order(), batch) {
-			if err := l.programPart(ctx, part); err != nil {
-				return err
-			}
+		if err := l.programAll(ctx, l.order()); err != nil {
+			return err
 		}
 		if len(l.dirty) == 0 {
 			// A map keeps the room that it once had, and walking it costs the room, not what is in it: after
@@ -94,48 +92,73 @@ func (l *Loop) program(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-func (l *Loop) programPart(ctx context.Context, names []snapshot.ServiceName) error {
-	wanted, others := l.plan(names)
-	if err := l.moreTimeouts(ctx, wanted); err != nil {
+// programAll writes Services in parts. While the kernel takes one, the next is computed.
+func (l *Loop) programAll(ctx context.Context, names []snapshot.ServiceName) error {
+	parts := slices.Collect(slices.Chunk(names, batch))
+	next := l.plan(parts[0])
+	for i := range parts {
+		now := next
+		l.touch(now.others)
+		if i == len(parts)-1 {
+			return l.write(ctx, now)
+		}
+		planned := make(chan part, 1)
+		go func() { planned <- l.plan(parts[i+1]) }()
+		err := l.write(ctx, now)
+		if next = <-planned; err != nil {
+			l.touch(next.others) // what was noted of the next part's claims is not told again
+			return err
+		}
+	}
+	return nil
+}
+
+// part is some Services, computed and ready to be written.
+type part struct {
+	wanted []desired.Wanted
+	puts   []nft.Wanted
+	// others are Services for which that changes something.
+	others []snapshot.ServiceName
+}
+
+// plan computes what Services want. It touches nothing of the loop but the claims.
+func (l *Loop) plan(names []snapshot.ServiceName) part {
+	p := part{wanted: make([]desired.Wanted, len(names)), puts: make([]nft.Wanted, len(names))}
+	for i, name := range names {
+		svc, slices, ok := l.cfg.Source.Get(name)
+		p.puts[i] = nft.Wanted{Owner: name.String(), Rank: rankOf(svc, len(slices) > 0)}
+		if !ok {
+			p.wanted[i] = desired.Wanted{Service: name}
+			p.others = append(p.others, l.claims.Delete(name)...)
+			continue
+		}
+		p.wanted[i] = desired.For(svc, slices, l.node)
+		p.others = append(p.others, l.claims.Set(p.wanted[i])...)
+	}
+	for i := range p.wanted {
+		p.wanted[i] = l.claims.Settle(p.wanted[i])
+		p.puts[i].Age, p.puts[i].Sets = p.wanted[i].Created.Unix(), p.wanted[i].Sets()
+	}
+	return p
+}
+
+func (l *Loop) touch(names []snapshot.ServiceName) {
+	for _, name := range names {
+		l.dirty[name] = struct{}{}
+	}
+}
+
+func (l *Loop) write(ctx context.Context, p part) error {
+	if err := l.moreTimeouts(ctx, p.wanted); err != nil {
 		return err
 	}
-	puts := make([]nft.Wanted, len(wanted))
-	for i, w := range wanted {
-		svc, slices, _ := l.cfg.Source.Get(w.Service)
-		puts[i] = nft.Wanted{Owner: w.Service.String(), Rank: rankOf(svc, len(slices) > 0), Age: w.Created.Unix(), Sets: w.Sets()}
-	}
-	out, err := l.ledger.Put(ctx, puts)
+	out, err := l.ledger.Put(ctx, p.puts)
 	l.cfg.Recorder.Wrote(out)
 	l.note(out)
 	if err != nil {
 		return fmt.Errorf("write the elements: %w", err)
 	}
-	if err := l.written(ctx, wanted, out); err != nil {
-		return err
-	}
-	for _, name := range others {
-		l.dirty[name] = struct{}{}
-	}
-	return nil
-}
-
-// plan computes what Services want, and names others for which that changes something.
-func (l *Loop) plan(names []snapshot.ServiceName) (wanted []desired.Wanted, others []snapshot.ServiceName) {
-	wanted = make([]desired.Wanted, len(names))
-	for i, name := range names {
-		svc, slices, ok := l.cfg.Source.Get(name)
-		if !ok {
-			wanted[i] = desired.Wanted{Service: name}
-			others = append(others, l.claims.Delete(name)...)
-			continue
-		}
-		wanted[i] = desired.For(svc, slices, l.node)
-		others = append(others, l.claims.Set(wanted[i])...)
-	}
-	for i := range wanted {
-		wanted[i] = l.claims.Settle(wanted[i])
-	}
-	return wanted, others
+	return l.written(ctx, p.wanted, out)
 }
 
 // moreTimeouts sees that the table has rules for every timeout of affinity.
