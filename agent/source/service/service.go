@@ -72,6 +72,8 @@ type watch struct {
 	options func(*metav1.ListOptions)
 	object  runtime.Object
 	store   clientcache.ReflectorStore
+	// lister is set where there may be so many objects that the way in which they are read counts.
+	lister *lister
 }
 
 // New prepares the watches. It does not talk to the API server.
@@ -88,11 +90,14 @@ func New(cfg Config) (*Source, error) {
 	labels := func(o *metav1.ListOptions) { o.LabelSelector = served }
 	own := func(o *metav1.ListOptions) { o.FieldSelector = "metadata.name=" + cfg.Node }
 	core := clients[corev1.SchemeGroupVersion]
+	endpoints := clients[discoveryv1.SchemeGroupVersion]
+	services := &store[*snapshot.Service]{source: s, kind: "services", convert: serviceFrom, put: s.putService, remove: s.removeService, replace: s.replaceServices}
+	slices := &store[*slice]{source: s, kind: "endpointslices", convert: sliceFrom, put: s.putSlice, remove: s.removeSlice, replace: s.replaceSlices}
 	s.watches = []watch{
-		{"services", core, labels, &corev1.Service{}, &store[*snapshot.Service]{source: s, kind: "services", convert: serviceFrom, put: s.putService, remove: s.removeService, replace: s.replaceServices}},
-		{"endpointslices", clients[discoveryv1.SchemeGroupVersion], labels, &discoveryv1.EndpointSlice{}, &store[*slice]{source: s, kind: "endpointslices", convert: sliceFrom, put: s.putSlice, remove: s.removeSlice, replace: s.replaceSlices}},
-		{"servicecidrs", clients[networkingv1.SchemeGroupVersion], func(*metav1.ListOptions) {}, &networkingv1.ServiceCIDR{}, &store[CIDR]{source: s, kind: "servicecidrs", convert: cidrFrom, put: s.putCIDR, remove: s.removeCIDR, replace: s.replaceCIDRs}},
-		{"nodes", core, own, &corev1.Node{}, &store[Node]{source: s, kind: "nodes", convert: nodeFrom, put: s.putNode, remove: s.removeNode, replace: s.replaceNodes}},
+		{"services", core, labels, &corev1.Service{}, services, listed[corev1.Service](core, labels, services)},
+		{"endpointslices", endpoints, labels, &discoveryv1.EndpointSlice{}, slices, listed[discoveryv1.EndpointSlice](endpoints, labels, slices)},
+		{"servicecidrs", clients[networkingv1.SchemeGroupVersion], func(*metav1.ListOptions) {}, &networkingv1.ServiceCIDR{}, &store[CIDR]{source: s, kind: "servicecidrs", convert: cidrFrom, put: s.putCIDR, remove: s.removeCIDR, replace: s.replaceCIDRs}, nil},
+		{"nodes", core, own, &corev1.Node{}, &store[Node]{source: s, kind: "nodes", convert: nodeFrom, put: s.putNode, remove: s.removeNode, replace: s.replaceNodes}, nil},
 	}
 	return s, nil
 }
@@ -140,7 +145,11 @@ func (s *Source) Run(ctx context.Context) {
 	for _, w := range s.watches {
 		group.Go(func() {
 			lw := clientcache.NewFilteredListWatchFromClient(w.client, w.name, "", w.options)
-			r := clientcache.NewReflectorWithOptions(clientcache.ToListWatcherWithWatchListSemantics(lw, w.client), w.object, w.store,
+			begins := any(w.client)
+			if w.lister != nil {
+				lw.ListWithContextFunc, begins = w.lister.list, w.lister
+			}
+			r := clientcache.NewReflectorWithOptions(clientcache.ToListWatcherWithWatchListSemantics(lw, begins), w.object, w.store,
 				clientcache.ReflectorOptions{Name: "weftnet-agent/service/" + w.name, Backoff: retry()})
 			r.RunWithContext(ctx)
 		})

@@ -8,6 +8,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/weftnet/weftnet/agent/snapshot"
@@ -37,6 +39,12 @@ type item[V any] struct {
 func (i *item[V]) GetObjectMeta() metav1.Object {
 	return &metav1.ObjectMeta{Namespace: i.name.Namespace, Name: i.name.Name}
 }
+
+// GetObjectKind and DeepCopyObject let a list have it, whose reader knows what it is.
+func (i *item[V]) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind }
+
+// DeepCopyObject is for nobody: an item is not changed.
+func (i *item[V]) DeepCopyObject() runtime.Object { return i }
 
 // Transformer converts objects while the list is being gathered.
 func (t *store[V]) Transformer() cache.TransformFunc {

@@ -35,6 +35,11 @@ const (
 	coldLimit = 5 * time.Minute
 	// effectLimit of one change.
 	effectLimit = time.Minute
+	// coldPatience for one connection during a cold start. One whose SYN meets rules that do not have its Service yet is
+	// dropped, and would be tried again by the kernel after a second: whoever waits for it measures that second.
+	coldPatience = 20 * time.Millisecond
+	// patience for a connection otherwise.
+	patience = time.Second
 	// pollPause between two looks leaves the processor to whom is measured. It is the resolution.
 	pollPause = 300 * time.Microsecond
 	// settleTime after a start, in which garbage may be collected, and idleTime that is measured then.
@@ -120,7 +125,7 @@ func unanswered(waiting []netip.Addr) []netip.Addr {
 	const enough = 8
 	var still []netip.Addr
 	for i, a := range waiting {
-		if _, _, err := dial(a, servicePort); err != nil {
+		if _, _, err := dial(a, servicePort, coldPatience); err != nil {
 			still = append(still, a)
 		}
 		if len(still) == enough {
@@ -214,7 +219,7 @@ func (w *world) change(ctx context.Context) (time.Duration, error) {
 // awaitProbe waits until a connection to the probe ends at its new endpoint.
 func (w *world) awaitProbe(begin time.Time, want netip.Addr, limit time.Duration) (time.Duration, error) {
 	for {
-		got, _, err := dial(w.probe.v4, servicePort)
+		got, _, err := dial(w.probe.v4, servicePort, patience)
 		took := time.Since(begin)
 		if err == nil && got == want {
 			return took, nil
@@ -255,7 +260,7 @@ func (w *world) connect(f *figures) error {
 			{clusterIP(number), servicePort, &f.cluster},
 			{w.probe.v6, servicePort, &f.cluster6},
 		} {
-			_, took, err := dial(one.to, one.port)
+			_, took, err := dial(one.to, one.port, patience)
 			if err != nil {
 				return fmt.Errorf("connect to %v: %w", one.to, err)
 			}
@@ -265,9 +270,9 @@ func (w *world) connect(f *figures) error {
 	return nil
 }
 
-// dial connects, and returns the address that it has reached and how long connect took. It runs on
+// dial connects, for as long as the patience at most, and returns the address that it has reached and how long connect took. It runs on
 // the calling thread, which is in the node's namespace, and leaves no connection behind.
-func dial(to netip.Addr, port uint16) (netip.Addr, time.Duration, error) {
+func dial(to netip.Addr, port uint16, patience time.Duration) (netip.Addr, time.Duration, error) {
 	var address unix.Sockaddr = &unix.SockaddrInet6{Port: int(port), Addr: to.As16()}
 	family := unix.AF_INET6
 	if to.Is4() {
@@ -278,9 +283,10 @@ func dial(to netip.Addr, port uint16) (netip.Addr, time.Duration, error) {
 		return netip.Addr{}, 0, err
 	}
 	defer func() { _ = unix.Close(fd) }()
+	limit := unix.NsecToTimeval(patience.Nanoseconds())
 	err = errors.Join(
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 1}),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
 		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}))
 	if err != nil {
 		return netip.Addr{}, 0, err
