@@ -52,8 +52,8 @@ func (l *Loop) frame(ctx context.Context, node snapshot.ServiceNode, timeouts []
 func (l *Loop) allTimeouts(names []snapshot.ServiceName, node snapshot.ServiceNode) []time.Duration {
 	var out []time.Duration
 	for _, name := range names {
-		if svc, _, ok := l.cfg.Source.Get(name); ok && svc.Affinity > 0 {
-			out = append(out, desired.For(svc, nil, node).Timeouts()...)
+		if svc, _ := l.cfg.Source.Peek(name); svc != nil && svc.Affinity > 0 {
+			out = append(out, desired.For(*svc, nil, node).Timeouts()...)
 		}
 	}
 	slices.Sort(out)
@@ -126,7 +126,7 @@ func (l *Loop) plan(names []snapshot.ServiceName) part {
 	p := part{wanted: make([]desired.Wanted, len(names)), puts: make([]nft.Wanted, len(names))}
 	for i, name := range names {
 		svc, slices, ok := l.cfg.Source.Get(name)
-		p.puts[i] = nft.Wanted{Owner: name.String(), Rank: rankOf(svc, len(slices) > 0)}
+		p.puts[i] = nft.Wanted{Owner: name.String(), Rank: rankOf(&svc, len(slices) > 0)}
 		if !ok {
 			p.wanted[i] = desired.Wanted{Service: name}
 			p.others = append(p.others, l.claims.Delete(name)...)
@@ -185,8 +185,7 @@ func (l *Loop) order() []snapshot.ServiceName {
 	for name := range l.dirty {
 		rank := uint8(0)
 		if len(l.dirty) > 1 {
-			svc, eps, _ := l.cfg.Source.Get(name)
-			rank = rankOf(svc, len(eps) > 0)
+			rank = rankOf(l.cfg.Source.Peek(name))
 		}
 		all = append(all, ranked{name, rank})
 	}
@@ -212,8 +211,10 @@ const (
 
 const portDNS = 53
 
-func rankOf(svc snapshot.Service, served bool) uint8 {
+func rankOf(svc *snapshot.Service, served bool) uint8 {
 	switch {
+	case svc == nil:
+		return rankEmpty
 	case svc.Namespace == "default" && svc.Name == "kubernetes":
 		return rankFirst
 	case svc.Namespace == "kube-system" && slices.ContainsFunc(svc.Ports, func(p snapshot.ServicePort) bool { return p.Port == portDNS }):

@@ -61,6 +61,13 @@ func (c *cluster) Get(name snapshot.ServiceName) (snapshot.Service, []snapshot.E
 	return s, c.slices[name], ok
 }
 
+func (c *cluster) Peek(name snapshot.ServiceName) (*snapshot.Service, bool) {
+	if s, slices, ok := c.Get(name); ok {
+		return &s, len(slices) > 0
+	}
+	return nil, false
+}
+
 func (c *cluster) Names() []snapshot.ServiceName {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -27,6 +27,7 @@ type Source interface {
 	Changed() <-chan struct{}
 	Take() source.Changes
 	Get(name snapshot.ServiceName) (svc snapshot.Service, slices []snapshot.EndpointSlice, ok bool)
+	Peek(name snapshot.ServiceName) (svc *snapshot.Service, served bool)
 	Names() []snapshot.ServiceName
 }
 

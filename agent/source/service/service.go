@@ -189,6 +189,14 @@ func (s *Source) Get(name snapshot.ServiceName) (svc snapshot.Service, slices []
 	return *p, s.slices.of(name), true
 }
 
+// Peek returns a Service, nil where there is none, and whether it has EndpointSlices; it copies nothing. What it returns must
+// not be changed.
+func (s *Source) Peek(name snapshot.ServiceName) (svc *snapshot.Service, served bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.services[name], len(s.slices.byService[name]) > 0
+}
+
 // Names are all Services, in no order.
 func (s *Source) Names() []snapshot.ServiceName {
 	s.mu.Lock()
