@@ -85,7 +85,7 @@ const (
 func TestServices(t *testing.T) {
 	s := read(t)
 	w := newWorld(t, lab.New(t))
-	all := map[int]figures{}
+	sizes := map[int]figures{}
 	for _, size := range s.sizes {
 		t.Run(strconv.Itoa(size), func(t *testing.T) {
 			w.grow(t, size)
@@ -94,11 +94,15 @@ func TestServices(t *testing.T) {
 				o, r := w.round(t, s, round)
 				ours, theirs = append(ours, o...), append(theirs, r...)
 			}
-			table.Print(os.Stdout, fmt.Sprintf("%d Services, %d rounds in turn, medians", size, s.rounds), weftnetName, rivalName, rows(size, ours, theirs))
-			all[size] = together(ours)
+			all := rows(size, ours, theirs)
+			if s.only == "" {
+				all = append(all, readerRow(w.reading(t, s.phase), theirs))
+			}
+			table.Print(os.Stdout, fmt.Sprintf("%d Services, %d rounds in turn, medians", size, s.rounds), weftnetName, rivalName, all)
+			sizes[size] = together(ours)
 		})
 	}
-	flatness(s.sizes, all)
+	flatness(s.sizes, sizes)
 }
 
 // round gives each side a turn. Who goes first changes from round to round.
@@ -170,6 +174,16 @@ func rows(size int, ours, theirs []figures) []table.Row {
 		row("the same over IPv6, p50", "us", targetConnect, quantile(func(f figures) []time.Duration { return f.cluster6 }, 0.5, time.Microsecond)),
 		row("what the ClusterIP adds, p50", "us", targetConnect, added),
 	}
+}
+
+// readerRow has in the place of ours a client that reads each change and does nothing with it: no proxy that does so can take less
+// of kube-proxy's CPU time, which gathers what changes within a second.
+func readerRow(reading time.Duration, theirs []figures) table.Row {
+	r := table.Row{Name: "CPU of a change, 100/s, only read", Unit: "ms", LessIsBetter: true, Ours: []float64{reading.Seconds() * 1e3}}
+	for _, f := range theirs {
+		r.Theirs = append(r.Theirs, f.cpuBusy.Seconds()*1e3)
+	}
+	return r
 }
 
 // added is what a connection through a ClusterIP takes beyond one to the endpoint, at the median. The
