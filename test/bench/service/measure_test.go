@@ -261,6 +261,9 @@ func (w *world) connect(f *figures) error {
 			{w.probe.v6, servicePort, &f.cluster6},
 		} {
 			_, took, err := dial(one.to, one.port, patience)
+			if errors.Is(err, unix.EINTR) {
+				continue // the runtime's own signal, which a connect with a time limit does not survive
+			}
 			if err != nil {
 				return fmt.Errorf("connect to %v: %w", one.to, err)
 			}
