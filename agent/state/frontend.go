@@ -88,6 +88,10 @@ type Frontend struct {
 	// ExternalLocal says that externalTrafficPolicy Local holds here: connections from outside keep
 	// their source address. Without it Inside and Outside are the same.
 	ExternalLocal bool
+	// Alive are, of a UDP frontend, all endpoints that answer, sorted: flows to one of them go on, also
+	// where new ones go elsewhere because it is about to end or a policy has changed. Nil for the
+	// other protocols, whose connections are left alone in any case.
+	Alive []netip.AddrPort
 	// Sources are the ranges that may connect at all, of the address's family; nil means everybody.
 	// An empty list that is not nil means nobody.
 	Sources []netip.Prefix
@@ -96,6 +100,6 @@ type Frontend struct {
 // Equal tells whether both are the same frontend with the same meaning.
 func (f Frontend) Equal(o Frontend) bool {
 	return f.FrontendKey == o.FrontendKey && f.Kind == o.Kind && f.PortName == o.PortName && f.Affinity == o.Affinity &&
-		f.Inside.Equal(o.Inside) && f.Outside.Equal(o.Outside) && f.ExternalLocal == o.ExternalLocal &&
+		f.Inside.Equal(o.Inside) && f.Outside.Equal(o.Outside) && f.ExternalLocal == o.ExternalLocal && slices.Equal(f.Alive, o.Alive) &&
 		(f.Sources == nil) == (o.Sources == nil) && slices.Equal(f.Sources, o.Sources)
 }

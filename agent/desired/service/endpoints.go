@@ -14,6 +14,7 @@ type endpoint struct {
 	netip.AddrPort
 	ready    bool
 	draining bool // terminating and still serving: the fallback where no endpoint is ready
+	alive    bool // answers, whatever becomes of new connections
 	local    bool
 	zones    []string
 	nodes    []string
@@ -78,7 +79,7 @@ func usable(a netip.Addr) bool {
 func endpointOf(e snapshot.Endpoint, port uint16, node string) endpoint {
 	return endpoint{
 		AddrPort: netip.AddrPortFrom(e.Addr.Unmap(), port),
-		ready:    e.Ready, draining: e.Serving && e.Terminating,
+		ready:    e.Ready, draining: e.Serving && e.Terminating, alive: e.Ready || e.Serving,
 		local: node != "" && e.Node == node,
 		zones: e.ZoneHints, nodes: e.NodeHints,
 	}
@@ -90,6 +91,8 @@ type choice struct {
 	cluster, local []endpoint
 	// any tells whether some endpoint somewhere takes connections.
 	any bool
+	// alive are all that answer; only of a port of UDP.
+	alive []netip.AddrPort
 }
 
 // choose settles conditions, hints and policies. Ready endpoints count; only where there are none do
@@ -144,16 +147,30 @@ func filter(all []endpoint, keep func(endpoint) bool) []endpoint {
 	return out
 }
 
+// addresses of endpoints; nil for none.
+func addresses(of []endpoint) []netip.AddrPort {
+	if len(of) == 0 {
+		return nil
+	}
+	out := make([]netip.AddrPort, len(of))
+	for i, e := range of {
+		out[i] = e.AddrPort
+	}
+	return out
+}
+
+// alive are the endpoints that answer: a flow that goes to one of them goes on, as a TCP connection does,
+// when new ones go elsewhere. What policies and hints say is about new ones.
+func alive(all []endpoint) []netip.AddrPort {
+	return addresses(filter(all, func(e endpoint) bool { return e.alive }))
+}
+
 // target is where a policy's endpoints lead: to them; to silence where there are some elsewhere only;
 // to a refusal where there are none.
 func (c choice) target(of []endpoint) state.Target {
 	switch {
 	case len(of) > 0:
-		out := make([]netip.AddrPort, len(of))
-		for i, e := range of {
-			out[i] = e.AddrPort
-		}
-		return state.Target{Endpoints: out}
+		return state.Target{Endpoints: addresses(of)}
 	case c.any:
 		return state.Target{Verdict: state.TargetDrop}
 	default:

@@ -61,7 +61,11 @@ func (b *builder) family(clusterIP netip.Addr, all map[portKey][]endpoint) {
 			b.problem(ReasonInvalid, "spec.ports: port %q: %d of protocol %d cannot be proxied", p.Name, p.Port, p.Protocol)
 			continue
 		}
-		c := choose(all[portKey{p.Name, p.Protocol, family}], b.node.Name, b.node.Zone)
+		of := all[portKey{p.Name, p.Protocol, family}]
+		c := choose(of, b.node.Name, b.node.Zone)
+		if p.Protocol == state.ProtoUDP {
+			c.alive = alive(of)
+		}
 		b.internal(clusterIP, p, c)
 		b.external(family, p, c)
 	}
@@ -115,7 +119,7 @@ func (b *builder) external(family state.Family, p snapshot.ServicePort, c choice
 // add takes a frontend in. An address may be listed twice, as that of a load balancer and as an
 // external one: then the one with source ranges counts.
 func (b *builder) add(f state.Frontend, c choice) {
-	f.Affinity = b.svc.Affinity.Truncate(time.Second)
+	f.Affinity, f.Alive = b.svc.Affinity.Truncate(time.Second), c.alive
 	have, twice := b.frontends[f.FrontendKey]
 	if twice && (have.PortName != f.PortName || have.Kind == state.FrontendClusterIP) {
 		b.problem(ReasonInvalid, "%s is listed twice: as %s of port %q and as %s of port %q, of which the first counts",

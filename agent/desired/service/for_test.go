@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -119,6 +120,28 @@ func TestSockets(t *testing.T) {
 	}
 	if got := get(web(udp)); len(got) != 0 {
 		t.Errorf("UDP: %v", got)
+	}
+}
+
+// TestAlive: UDP flows may go on to every endpoint that answers, wherever new ones go; of the other
+// protocols nobody asks.
+func TestAlive(t *testing.T) {
+	notReady := func(e snapshot.Endpoint) snapshot.Endpoint { e.Ready, e.Serving = false, false; return e }
+	published := func(e snapshot.Endpoint) snapshot.Endpoint { e.Serving = false; return e }
+	four := endpoints(terminating(at("10.244.1.5", "node1")), at("10.244.2.5", "node2"), published(at("10.244.2.6", "node2")),
+		notReady(at("10.244.2.7", "node2")), notReady(terminating(at("10.244.2.8", "node2"))))
+	want := "[10.244.1.5:8080 10.244.2.5:8080 10.244.2.6:8080]"
+	for _, policy := range []func(*object){func(*object) {}, internalLocal, externalLocal} {
+		for _, f := range web(four, udp, nodePort, policy, func(o *object) { o.ClusterIPs = o.ClusterIPs[:1] }).wanted().Frontends {
+			if got := fmt.Sprint(f.Alive); got != want && f.Addr.Is4() {
+				t.Errorf("%s: alive are %s, want %s", f.FrontendKey, got, want)
+			}
+		}
+	}
+	for _, f := range web(four).wanted().Frontends {
+		if f.Alive != nil {
+			t.Errorf("%s: %v", f.FrontendKey, f.Alive)
+		}
 	}
 }
 

@@ -231,6 +231,12 @@ func TestUDPClientFollows(t *testing.T) {
 			m.startOn(nil)
 			m.inForce("after a restart")
 			c.expect("restart", row.one)
+			m.cluster.put(1, state.ProtoUDP, row.one, row.two)
+			m.cluster.drain(1, row.one)
+			m.inForce("one that ends, and another")
+			for range 5 {
+				c.expect("one that ends, and another", row.one)
+			}
 			m.cluster.put(1, state.ProtoUDP, row.two)
 			c.expect("endpoint replaced", row.two)
 			m.cluster.put(1, state.ProtoUDP)

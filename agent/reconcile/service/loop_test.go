@@ -231,6 +231,35 @@ func TestUDPFlowsFollow(t *testing.T) {
 	expect("the Service is gone", other, direct)
 }
 
+// TestUDPFlowsOfWhatStillAnswersStay: an endpoint that is about to end owes the answers to what it was
+// asked, and a policy is about new flows. Both had their flows cut, and an answer under way was lost.
+func TestUDPFlowsOfWhatStillAnswersStay(t *testing.T) {
+	r := newRig(t)
+	const vip = "10.96.0.1:80"
+	first, second := flow(vip, "10.0.0.1:8080"), flow(vip, "10.0.0.2:8080")
+	r.cluster.put(1, state.ProtoUDP, "10.0.0.1", "10.0.0.2")
+	r.cluster.sync()
+	r.start()
+	r.settled("at the start")
+	r.flows.set(first, second)
+	looks := r.flows.looked()
+	r.cluster.drain(1, "10.0.0.1")
+	r.settled("one that ends")
+	r.cluster.change(named(1), func() {
+		list := slices.Clone(r.cluster.slices[named(1)])
+		list[1].Endpoints = slices.Clone(list[1].Endpoints)
+		list[1].Endpoints[0].Node = "node2"
+		r.cluster.slices[named(1)] = list
+	})
+	r.cluster.local(1)
+	r.settled("policy Local, and the other elsewhere")
+	if got := r.flows.all(); !slices.Equal(got, []conntrack.Flow{first, second}) || r.flows.looked() != looks {
+		t.Errorf("flows %v, looked through %d times; both shall stay, unseen", got, r.flows.looked()-looks)
+	}
+	r.cluster.put(1, state.ProtoUDP, "10.0.0.2")
+	r.eventually("the flow of the one that has ended to go", func() bool { return slices.Equal(r.flows.all(), []conntrack.Flow{second}) })
+}
+
 // TestSinkFailureIsTriedAgain: what follows from a Service is done before it counts as done.
 func TestSinkFailureIsTriedAgain(t *testing.T) {
 	r := newRig(t)

@@ -119,6 +119,34 @@ func (c *cluster) put(i int, protocol uint8, endpoints ...string) {
 	})
 }
 
+// drain lets an endpoint of Service i be about to end: it takes no new connections where others do, and
+// still answers.
+func (c *cluster) drain(i int, addr string) {
+	name := named(i)
+	c.change(name, func() {
+		list := slices.Clone(c.slices[name])
+		for n, s := range list {
+			list[n].Endpoints = slices.Clone(s.Endpoints)
+			for k := range s.Endpoints {
+				if e := &list[n].Endpoints[k]; e.Addr.String() == addr {
+					e.Ready, e.Terminating = false, true
+				}
+			}
+		}
+		c.slices[name] = list
+	})
+}
+
+// local lets internal connections to Service i stay on their node.
+func (c *cluster) local(i int) {
+	name := named(i)
+	c.change(name, func() {
+		svc := c.services[name]
+		svc.InternalLocal = true
+		c.services[name] = svc
+	})
+}
+
 func (c *cluster) drop(i int) {
 	name := named(i)
 	c.change(name, func() { delete(c.services, name); delete(c.slices, name) })
@@ -184,6 +212,10 @@ type flows struct {
 	list  []conntrack.Flow
 	looks int
 }
+
+func (f *flows) set(list ...conntrack.Flow) { f.mu.Lock(); defer f.mu.Unlock(); f.list = list }
+func (f *flows) all() []conntrack.Flow      { f.mu.Lock(); defer f.mu.Unlock(); return slices.Clone(f.list) }
+func (f *flows) looked() int                { f.mu.Lock(); defer f.mu.Unlock(); return f.looks }
 
 func (f *flows) DeleteWhere(_ context.Context, protocol uint8, stale func(conntrack.Flow) bool) (int, error) {
 	f.mu.Lock()

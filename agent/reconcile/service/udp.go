@@ -11,11 +11,13 @@ import (
 	"github.com/weftnet/weftnet/agent/state"
 )
 
-// udpTable knows where UDP flows to frontends may go. Connection tracking keeps a UDP flow for as long
-// as packets come, wherever it once went; so what does not fit the wanted state has to be deleted.
+// udpTable knows where UDP flows to frontends may go: to every endpoint that answers, since an endpoint
+// that is about to end still owes answers, and what a policy says is about new flows, as with TCP.
+// Connection tracking keeps a UDP flow for as long as packets come, wherever it once went; so what
+// leads to an endpoint that is gone has to be deleted.
 type udpTable struct {
 	services map[snapshot.ServiceName][]state.FrontendKey
-	// targets are the endpoints of each frontend, sorted: none where new connections are refused.
+	// targets are the endpoints of each frontend that answer, sorted: none where new connections are refused.
 	targets map[state.FrontendKey][]netip.AddrPort
 	// gone are the endpoints of frontends that went since the last look at connection tracking.
 	gone map[state.FrontendKey][]netip.AddrPort
@@ -39,9 +41,7 @@ func (t *udpTable) put(name snapshot.ServiceName, frontends []state.Frontend) {
 			continue
 		}
 		keys = append(keys, f.FrontendKey)
-		next := slices.Concat(f.Inside.Endpoints, f.Outside.Endpoints)
-		slices.SortFunc(next, netip.AddrPort.Compare)
-		next = slices.Clip(slices.Compact(next))
+		next := f.Alive
 		before, known := t.targets[f.FrontendKey]
 		if known && slices.Equal(before, next) {
 			continue
@@ -69,8 +69,8 @@ func lost(before, next []netip.AddrPort) bool {
 	})
 }
 
-// stale tells whether a flow goes where no new one would go: to an endpoint that the frontend does
-// not have, or past the endpoints that it has by now. Flows to anything else are not ours to judge.
+// stale tells whether a flow goes to an endpoint that the frontend does not have, or past the endpoints
+// that it has by now. Flows to anything else are not ours to judge.
 func (t *udpTable) stale(f conntrack.Flow) bool {
 	key := state.FrontendKey{Addr: f.Original.Dst.Addr().Unmap(), Proto: f.Original.Protocol, Port: f.Original.Dst.Port()}
 	answers := netip.AddrPortFrom(f.Reply.Src.Addr().Unmap(), f.Reply.Src.Port())
