@@ -70,7 +70,7 @@ func (a *agent) buildProxy(rest *rest.Config, metrics *status.Metrics) error {
 		Healthy: func(now time.Time) bool { return p.loop.Healthy(now) }, Updated: func() time.Time { return p.loop.Updated() },
 		Eligible: func() bool { return !p.source.Node().Leaving }, Log: log,
 	}
-	proxyMetrics := status.NewServiceMetrics(metrics.Registry)
+	proxyMetrics := status.NewServiceMetrics(metrics)
 	p.health, p.ports = healthcheck.NewServices(checks), service.NewNodePorts(p.listeners.List, log)
 	p.node = healthcheck.Node{Config: checks, Port: healthcheck.NodePort, Answered: proxyMetrics.Answered}
 	p.loop = service.New(service.Config{

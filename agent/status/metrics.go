@@ -40,7 +40,7 @@ func NewMetrics() *Metrics {
 		}, []string{"kind"}),
 	}
 	m.policy = newPolicyMetrics(m)
-	for _, s := range append(reconcile.Stages(), stagePolicy) { // a counter that is not there cannot be alerted on
+	for _, s := range append(reconcile.Stages(), stagePolicy, stageService) { // a counter that is not there cannot be alerted on
 		m.errors.WithLabelValues(s)
 		m.drift.WithLabelValues(s)
 	}

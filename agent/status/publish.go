@@ -221,7 +221,7 @@ func (p *Publisher) problems(plan mesh.Output, rival *kubeproxy.Finding) []mesh.
 		all = append(all, plan.Problems...)
 	}
 	if r := p.services(); r != nil && r.Synced {
-		all = append(all, serviceProblems(*r)...)
+		all = append(all, serviceProblems(p.cfg.Node, *r)...)
 	}
 	if rival != nil && rival.Present() {
 		all = append(all, mesh.Problem{Kind: mesh.KindMeshNode, Name: p.cfg.Node, Reason: rival.Reason(), Message: rival.Message()})

@@ -11,8 +11,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weftnet/weftnet/agent/desired/mesh"
+	desired "github.com/weftnet/weftnet/agent/desired/service"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
 	"github.com/weftnet/weftnet/agent/reconcile/service"
+	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 )
 
@@ -20,26 +22,30 @@ import (
 // its meaning, so that dashboards and alerts carry over: with one value per address family, though
 // both families are one pass here.
 type ServiceMetrics struct {
+	metrics                          *Metrics
 	sync, full, partial, programming *prometheus.HistogramVec
+	reconciler                       *prometheus.HistogramVec
 	last, queued                     *prometheus.GaugeVec
-	failures                         *prometheus.CounterVec
+	failures, unswept, flowsDeleted  *prometheus.CounterVec
 	endpointChanges, serviceChanges  prometheus.Counter
 	endpointsPending, servicePending prometheus.Gauge
-	reconciler                       prometheus.Histogram
-	flowsDeleted                     prometheus.Counter
 	transactions, repairs, listings  prometheus.Counter
 	elements, healthz, livez         *prometheus.CounterVec
 }
 
 var _ service.Recorder = (*ServiceMetrics)(nil)
 
-const kubeProxy = "kubeproxy"
+const (
+	kubeProxy = "kubeproxy"
+	// stageService is the service proxy's part in the metrics that all loops share.
+	stageService = "service"
+)
 
-// ipFamilies are the values of the label ip_family.
+// ipFamilies are the values of the label ip_family, in the order of desired.Families.
 var ipFamilies = []string{"IPv4", "IPv6"}
 
 // NewServiceMetrics makes the metrics and registers them.
-func NewServiceMetrics(r *prometheus.Registry) *ServiceMetrics {
+func NewServiceMetrics(all *Metrics) *ServiceMetrics {
 	durations := prometheus.ExponentialBuckets(0.001, 2, 15)
 	// Those of kube-proxy begin at 0.25 s, where all of ours would be one bucket.
 	latencies := append([]float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1}, prometheus.LinearBuckets(0.25, 0.25, 2)...)
@@ -53,13 +59,15 @@ func NewServiceMetrics(r *prometheus.Registry) *ServiceMetrics {
 		programming:      familyHistogram("network_programming_duration_seconds", "Time from the change of a Pod or Service to the rules being in force.", latencies),
 		last:             familyGauge("sync_proxy_rules_last_timestamp_seconds", "When everything wanted was last put in force."),
 		queued:           familyGauge("sync_proxy_rules_last_queued_timestamp_seconds", "When changes were last taken up."),
-		failures:         prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: kubeProxy, Name: "sync_proxy_rules_nftables_sync_failures_total", Help: "Passes that failed."}, []string{"ip_family"}),
+		metrics:          all,
+		failures:         familyCounter("sync_proxy_rules_nftables_sync_failures_total", "Passes that failed."),
+		unswept:          familyCounter("sync_proxy_rules_nftables_cleanup_failures_total", "Times that what an earlier run had left could not be deleted."),
 		endpointChanges:  proxyCounter(kubeProxy, "sync_proxy_rules_endpoint_changes_total", "Changes of EndpointSlices."),
 		serviceChanges:   proxyCounter(kubeProxy, "sync_proxy_rules_service_changes_total", "Changes of Services."),
 		endpointsPending: prometheus.NewGauge(prometheus.GaugeOpts{Subsystem: kubeProxy, Name: "sync_proxy_rules_endpoint_changes_pending", Help: "Changes of EndpointSlices that are not in force yet."}),
 		servicePending:   prometheus.NewGauge(prometheus.GaugeOpts{Subsystem: kubeProxy, Name: "sync_proxy_rules_service_changes_pending", Help: "Changes of Services that are not in force yet."}),
-		reconciler:       prometheus.NewHistogram(prometheus.HistogramOpts{Subsystem: kubeProxy, Name: "conntrack_reconciler_sync_duration_seconds", Help: "Duration of looking for stale UDP flows.", Buckets: durations}),
-		flowsDeleted:     proxyCounter(kubeProxy, "conntrack_reconciler_deleted_entries_total", "Stale UDP flows deleted from connection tracking."),
+		reconciler:       familyHistogram("conntrack_reconciler_sync_duration_seconds", "Duration of looking for stale UDP flows.", durations),
+		flowsDeleted:     familyCounter("conntrack_reconciler_deleted_entries_total", "Stale UDP flows deleted from connection tracking."),
 		transactions:     proxyCounter("", "weftnet_service_transactions_total", "nftables transactions of the service proxy."),
 		repairs:          proxyCounter("", "weftnet_service_repairs_total", "Times that somebody else's change of the service proxy's table was put right."),
 		listings:         proxyCounter("", "weftnet_service_listings_total", "Times that the service proxy's table was listed: at the start, after somebody else's change, and once an hour."),
@@ -67,13 +75,19 @@ func NewServiceMetrics(r *prometheus.Registry) *ServiceMetrics {
 		livez:            prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: kubeProxy, Name: "proxy_livez_total", Help: "Answers to those that ask for the proxy alone."}, []string{"code"}),
 		elements:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weftnet_service_element_changes_total", Help: "Elements of nftables sets written."}, []string{"change"}),
 	}
-	r.MustRegister(m.sync, m.full, m.partial, m.programming, m.last, m.queued, m.failures, m.endpointChanges, m.serviceChanges,
+	all.Registry.MustRegister(m.sync, m.full, m.partial, m.programming, m.last, m.queued, m.failures, m.unswept, m.endpointChanges, m.serviceChanges,
 		m.endpointsPending, m.servicePending, m.reconciler, m.flowsDeleted, m.transactions, m.repairs, m.listings, m.elements, m.healthz, m.livez)
 	return m
 }
 
 func familyHistogram(name, help string, buckets []float64) *prometheus.HistogramVec {
 	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Subsystem: kubeProxy, Name: name, Help: help, Buckets: buckets}, []string{"ip_family"})
+}
+
+func familyCounter(name, help string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: kubeProxy, Name: name, Help: help}, []string{"ip_family"})
+	eachFamily(func(f string) { c.WithLabelValues(f) }) // a counter that is not there cannot be alerted on
+	return c
 }
 
 func familyGauge(name, help string) *prometheus.GaugeVec {
@@ -90,10 +104,15 @@ func eachFamily(f func(family string)) {
 	}
 }
 
-// Queued counts changes that have been taken up.
-func (m *ServiceMetrics) Queued(services, slices int, at time.Time) {
+// Saw counts objects that came, changed or went.
+func (m *ServiceMetrics) Saw(services, slices int) {
 	m.serviceChanges.Add(float64(services))
 	m.endpointChanges.Add(float64(slices))
+}
+
+// Queued notes changes that have been taken up. Those that change nothing that a proxy looks at are not
+// among them: nothing would ever take them out of what is pending.
+func (m *ServiceMetrics) Queued(services, slices int, at time.Time) {
 	m.servicePending.Add(float64(services))
 	m.endpointsPending.Add(float64(slices))
 	eachFamily(func(f string) { m.queued.WithLabelValues(f).Set(seconds(at)) })
@@ -118,6 +137,7 @@ func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
 
 // Failed counts a pass that failed.
 func (m *ServiceMetrics) Failed() {
+	m.metrics.StageFailed(stageService)
 	eachFamily(func(f string) { m.failures.WithLabelValues(f).Inc() })
 }
 
@@ -137,16 +157,29 @@ func (m *ServiceMetrics) Wrote(o nft.Outcome) {
 }
 
 // Repaired counts a repair.
-func (m *ServiceMetrics) Repaired() { m.repairs.Inc() }
+func (m *ServiceMetrics) Repaired() {
+	m.repairs.Inc()
+	m.metrics.DriftRepaired(stageService)
+}
+
+// SweepFailed counts a clean-up that failed.
+func (m *ServiceMetrics) SweepFailed() {
+	eachFamily(func(f string) { m.unswept.WithLabelValues(f).Inc() })
+}
 
 // FlowsDeleted notes a look at connection tracking.
-func (m *ServiceMetrics) FlowsDeleted(n int, took time.Duration) {
-	m.flowsDeleted.Add(float64(n))
-	m.reconciler.Observe(took.Seconds())
+func (m *ServiceMetrics) FlowsDeleted(n map[state.Family]int, took time.Duration) {
+	for i, family := range desired.Families {
+		m.flowsDeleted.WithLabelValues(ipFamilies[i]).Add(float64(n[family]))
+		m.reconciler.WithLabelValues(ipFamilies[i]).Observe(took.Seconds())
+	}
 }
 
 // Reasons of the condition ServiceProxyReady, and of events.
-const reasonRefused = "RefusedByKernel"
+const (
+	reasonRefused  = "RefusedByKernel"
+	reasonRepaired = "ServiceTableRepaired"
+)
 
 func servicesReady(r service.Report) metav1.Condition {
 	const kind = v1alpha1.ConditionServiceProxyReady
@@ -164,13 +197,28 @@ func servicesReady(r service.Report) metav1.Condition {
 		}
 		return condition(kind, false, reasonRefused, "the kernel refuses %d Services, which keep what they had: %s", len(r.Refused), strings.Join(named, "; "))
 	default:
-		return condition(kind, true, reasonInForce, "every Service is in force on this node")
+		text := "every Service is in force on this node"
+		if !r.Repaired.IsZero() {
+			text += "; " + repaired(r)
+		}
+		return condition(kind, true, reasonInForce, "%s", text)
 	}
 }
 
-// serviceProblems are what is wrong in single Services, for events about them.
-func serviceProblems(r service.Report) []mesh.Problem {
+// repaired tells of the last repair, to the minute: a program that fights with ours must not make a new
+// status, and a new event, every second.
+func repaired(r service.Report) string {
+	return fmt.Sprintf("another program had changed or deleted table inet %s, which was put right, last at %s",
+		state.ServiceTableName, r.Repaired.UTC().Truncate(time.Minute).Format("2006-01-02T15:04Z"))
+}
+
+// serviceProblems are what is wrong in single Services, for events about them, and what happened to
+// their table on this node.
+func serviceProblems(node string, r service.Report) []mesh.Problem {
 	var out []mesh.Problem
+	if !r.Repaired.IsZero() {
+		out = append(out, mesh.Problem{Kind: mesh.KindMeshNode, Name: node, Reason: reasonRepaired, Message: repaired(r)})
+	}
 	for _, p := range r.Problems {
 		out = append(out, mesh.Problem{Kind: mesh.KindService, Namespace: p.Service.Namespace, Name: p.Service.Name, Reason: p.Reason, Message: p.Text})
 	}
@@ -205,6 +253,8 @@ var (
 	descServiceElements = desc("weftnet_service_elements", "Elements of the service proxy's sets.", "set")
 	descServiceRefused  = desc("weftnet_service_refused", "Services that the kernel did not take.")
 	descServiceProblems = desc("weftnet_service_problems", "Faults found in Services.", "reason")
+	descNoLocal         = desc(kubeProxy+"_sync_proxy_rules_no_local_endpoints_total",
+		"Ports of Services whose policy Local leaves no endpoint on this node, though there are some elsewhere.", "traffic_policy", "ip_family")
 )
 
 var (
@@ -226,7 +276,7 @@ func (c ServiceCollector) collectConntrack(out chan<- prometheus.Metric) {
 
 // Describe sends the descriptions.
 func (c ServiceCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descServiceReady, descServices, descServiceElements, descServiceRefused, descServiceProblems, descConntrack, descConntrackMax} {
+	for _, d := range []*prometheus.Desc{descServiceReady, descServices, descServiceElements, descServiceRefused, descServiceProblems, descNoLocal, descConntrack, descConntrackMax} {
 		out <- d
 	}
 }
@@ -248,6 +298,10 @@ func (c ServiceCollector) Collect(out chan<- prometheus.Metric) {
 		gauge(out, descServiceElements, float64(n), set)
 	}
 	gauge(out, descServiceRefused, float64(len(r.Refused)))
+	for i, family := range ipFamilies {
+		gauge(out, descNoLocal, float64(r.NoLocal.Internal[i]), "internal", family)
+		gauge(out, descNoLocal, float64(r.NoLocal.External[i]), "external", family)
+	}
 	reasons := map[string]int{}
 	for _, p := range r.Problems {
 		reasons[p.Reason]++

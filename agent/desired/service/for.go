@@ -66,6 +66,7 @@ func (b *builder) family(clusterIP netip.Addr, all map[portKey][]endpoint) {
 		if p.Protocol == state.ProtoUDP {
 			c.alive = alive(of)
 		}
+		b.noLocal(family, c)
 		b.internal(clusterIP, p, c)
 		b.external(family, p, c)
 	}

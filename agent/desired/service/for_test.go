@@ -123,6 +123,28 @@ func TestSockets(t *testing.T) {
 	}
 }
 
+// TestNoLocal counts each port of each family that a policy leaves nothing here, as kube-proxy's metric does.
+func TestNoLocal(t *testing.T) {
+	four := func(o *object) { o.ClusterIPs = o.ClusterIPs[:1] }
+	for name, row := range map[string]struct {
+		object object
+		want   service.NoLocal
+	}{
+		"internal":            {web(internalLocal, remoteOnly()), service.NoLocal{Internal: [2]int{1, 1}}},
+		"external, two ports": {web(nodePort, externalLocal, remoteOnly(), twoPorts), service.NoLocal{External: [2]int{2, 2}}},
+		"both, IPv4":          {web(internalLocal, externalLocal, loadBalancer, remoteOnly(), four), service.NoLocal{Internal: [2]int{1, 0}, External: [2]int{1, 0}}},
+		"one here":            {web(internalLocal, externalLocal, loadBalancer), service.NoLocal{}},
+		"one here that drains": {web(internalLocal, endpoints(terminating(at("10.244.1.5", "node1")), at("10.244.2.5", "node2"))),
+			service.NoLocal{}},
+		"none anywhere":    {web(internalLocal, endpoints()), service.NoLocal{}},
+		"policies Cluster": {web(nodePort, remoteOnly()), service.NoLocal{}},
+	} {
+		if got := row.object.wanted().NoLocal; got != row.want {
+			t.Errorf("%s: %+v, want %+v", name, got, row.want)
+		}
+	}
+}
+
 // TestAlive: UDP flows may go on to every endpoint that answers, wherever new ones go; of the other
 // protocols nobody asks.
 func TestAlive(t *testing.T) {

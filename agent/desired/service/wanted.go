@@ -28,6 +28,7 @@ type Wanted struct {
 	HealthCheck *HealthCheck
 	// NodePorts are the ports to reserve on this node.
 	NodePorts []NodePort
+	NoLocal   NoLocal
 	Problems  []Problem
 }
 

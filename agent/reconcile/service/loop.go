@@ -11,6 +11,7 @@ import (
 	"time"
 
 	desired "github.com/weftnet/weftnet/agent/desired/service"
+	"github.com/weftnet/weftnet/agent/kernel/conntrack"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
 	"github.com/weftnet/weftnet/agent/state"
 )
@@ -190,7 +191,10 @@ func (l *Loop) take(now time.Time) {
 		l.pending.CompareAndSwap(nil, &now)
 	}
 	if c.ServiceEvents+c.SliceEvents > 0 {
-		l.cfg.Recorder.Queued(c.ServiceEvents, c.SliceEvents, now)
+		l.cfg.Recorder.Saw(c.ServiceEvents, c.SliceEvents)
+	}
+	if c.ServiceChanges+c.SliceChanges > 0 {
+		l.cfg.Recorder.Queued(c.ServiceChanges, c.SliceChanges, now)
 	}
 }
 
@@ -204,6 +208,7 @@ func (l *Loop) repair(ctx context.Context) error {
 	l.doubtful = false
 	l.note(out)
 	if out.Transactions > 0 && l.synced {
+		l.repaired = time.Now()
 		l.cfg.Recorder.Repaired()
 		l.cfg.Log.Info("put back what somebody else had changed", "table", state.ServiceTableName, "change", out.String(), "rules", out.Frame.String())
 	}
@@ -242,12 +247,19 @@ func (l *Loop) cutStale(ctx context.Context) error {
 		return nil
 	}
 	started := time.Now()
-	n, err := l.cfg.Flows.DeleteWhere(ctx, state.ProtoUDP, l.udp.stale)
+	found := map[state.Family]int{}
+	_, err := l.cfg.Flows.DeleteWhere(ctx, state.ProtoUDP, func(f conntrack.Flow) bool {
+		if !l.udp.stale(f) {
+			return false
+		}
+		found[state.FamilyOf(f.Original.Dst.Addr().Unmap())]++
+		return true
+	})
 	if err != nil {
 		return fmt.Errorf("delete stale flows: %w", err)
 	}
 	l.udp.settled()
-	l.cfg.Recorder.FlowsDeleted(n, time.Since(started))
+	l.cfg.Recorder.FlowsDeleted(found, time.Since(started))
 	return nil
 }
 
@@ -257,7 +269,7 @@ func (l *Loop) tell(waiting string, err error) {
 	if now.Sub(l.counted) > lookAround/2 || err != nil {
 		l.counted, l.elements = now, l.ledger.Elements() // for the metrics, which need it not with every change
 	}
-	r := Report{Synced: l.synced, Waiting: waiting, Err: err, Services: l.ledger.Owners(), Elements: l.elements, At: now}
+	r := Report{Synced: l.synced, Waiting: waiting, Err: err, Services: l.ledger.Owners(), Elements: l.elements, NoLocal: l.noLocal.sum, Repaired: l.repaired, At: now}
 	for _, refusal := range l.refused {
 		r.Refused = append(r.Refused, refusal)
 	}

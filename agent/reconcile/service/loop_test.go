@@ -111,6 +111,7 @@ func TestStrangersChangeIsPutRight(t *testing.T) {
 	}
 	// The table is right a moment before that is counted.
 	r.eventually("two repairs to be counted", func() bool { return r.counts.get(func(c *counts) int { return c.repairs }) == 2 })
+	r.eventually("the report to tell of it", func() bool { report, _ := r.loop.Report(); return time.Since(report.Repaired) < patience })
 }
 
 // TestRefusedTransaction is tried again, and tells so.
@@ -129,6 +130,9 @@ func TestRefusedTransaction(t *testing.T) {
 	}
 	if r.counts.get(func(c *counts) int { return c.failed }) == 0 {
 		t.Error("no failure was counted")
+	}
+	if report, _ := r.loop.Report(); !report.Repaired.IsZero() {
+		t.Errorf("nobody has changed the table, and it was repaired at %s", report.Repaired)
 	}
 }
 
@@ -245,19 +249,65 @@ func TestUDPFlowsOfWhatStillAnswersStay(t *testing.T) {
 	looks := r.flows.looked()
 	r.cluster.drain(1, "10.0.0.1")
 	r.settled("one that ends")
-	r.cluster.change(named(1), func() {
-		list := slices.Clone(r.cluster.slices[named(1)])
-		list[1].Endpoints = slices.Clone(list[1].Endpoints)
-		list[1].Endpoints[0].Node = "node2"
-		r.cluster.slices[named(1)] = list
-	})
+	r.cluster.move(1, "node2")
 	r.cluster.local(1)
-	r.settled("policy Local, and the other elsewhere")
+	r.settled("policy Local, and both elsewhere")
 	if got := r.flows.all(); !slices.Equal(got, []conntrack.Flow{first, second}) || r.flows.looked() != looks {
 		t.Errorf("flows %v, looked through %d times; both shall stay, unseen", got, r.flows.looked()-looks)
 	}
 	r.cluster.put(1, state.ProtoUDP, "10.0.0.2")
 	r.eventually("the flow of the one that has ended to go", func() bool { return slices.Equal(r.flows.all(), []conntrack.Flow{second}) })
+}
+
+// TestNoLocalIsTold follows Services whose policy leaves them without an endpoint here.
+func TestNoLocalIsTold(t *testing.T) {
+	r := newRig(t)
+	elsewhere := func(i int) {
+		r.cluster.put(i, state.ProtoTCP, "10.0.0.1")
+		r.cluster.local(i)
+		r.cluster.move(i, "node2")
+	}
+	elsewhere(1)
+	elsewhere(2)
+	r.cluster.sync()
+	r.start()
+	expect := func(what string, want int) {
+		t.Helper()
+		r.eventually(what, func() bool {
+			report, _ := r.loop.Report()
+			return report.NoLocal == desired.NoLocal{Internal: [2]int{want, 0}}
+		})
+	}
+	expect("two", 2)
+	r.cluster.move(1, "node1")
+	expect("one has come here", 1)
+	r.cluster.drop(2)
+	expect("the other Service is gone", 0)
+}
+
+// TestWhatChangesNothingIsNotPending: an event about an object in which a proxy sees nothing new is counted,
+// and waits for nothing. It stayed pending for ever, which looks like a proxy that hangs.
+func TestWhatChangesNothingIsNotPending(t *testing.T) {
+	r := newRig(t)
+	r.cluster.put(1, state.ProtoTCP, "10.0.0.1")
+	r.cluster.sync()
+	r.start()
+	r.settled("at the start")
+	seen := r.counts.get(func(c *counts) int { return c.seen })
+	queued, synced := r.counts.get(func(c *counts) int { return c.queued }), r.counts.get(func(c *counts) int { return c.synced })
+	r.cluster.mu.Lock()
+	r.cluster.pending.ServiceEvents, r.cluster.pending.SliceEvents = 2, 3
+	r.cluster.mu.Unlock()
+	r.cluster.sync() // a signal
+	r.eventually("the events to be counted", func() bool { return r.counts.get(func(c *counts) int { return c.seen })-seen == 5 })
+	if n := r.counts.get(func(c *counts) int { return c.queued }) - queued; n != 0 {
+		t.Errorf("%d changes are pending, and nothing is to be done", n)
+	}
+	r.cluster.put(1, state.ProtoTCP, "10.0.0.2")
+	r.settled("a change")
+	r.eventually("the change to be counted", func() bool {
+		return r.counts.get(func(c *counts) int { return c.queued })-queued == 1 && r.counts.get(func(c *counts) int { return c.synced }) > synced
+	})
 }
 
 // TestSinkFailureIsTriedAgain: what follows from a Service is done before it counts as done.

@@ -83,6 +83,7 @@ func (l *Loop) program(ctx context.Context) error {
 	out, err := l.ledger.Sweep(ctx)
 	l.cfg.Recorder.Wrote(out)
 	if err != nil {
+		l.cfg.Recorder.SweepFailed()
 		return fmt.Errorf("delete what an earlier run left: %w", err)
 	}
 	var faults []error
@@ -241,6 +242,7 @@ func (l *Loop) note(out nft.Outcome) {
 func (l *Loop) written(ctx context.Context, wanted []desired.Wanted, out nft.Outcome) error {
 	for _, w := range wanted {
 		l.udp.put(w.Service, w.Frontends)
+		l.noLocal.put(w.Service, w.NoLocal)
 		if l.problems[w.Service] = w.Problems; len(w.Problems) == 0 {
 			delete(l.problems, w.Service)
 		}

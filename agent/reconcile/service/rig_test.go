@@ -88,6 +88,7 @@ func (c *cluster) change(name snapshot.ServiceName, f func()) {
 	c.pending.Services[name] = struct{}{}
 	c.pending.Triggers[name] = append(c.pending.Triggers[name], time.Now())
 	c.pending.SliceEvents++
+	c.pending.SliceChanges++
 	c.mu.Unlock()
 	select {
 	case c.changed <- struct{}{}:
@@ -131,6 +132,21 @@ func (c *cluster) drain(i int, addr string) {
 				if e := &list[n].Endpoints[k]; e.Addr.String() == addr {
 					e.Ready, e.Terminating = false, true
 				}
+			}
+		}
+		c.slices[name] = list
+	})
+}
+
+// move has all endpoints of Service i on a node.
+func (c *cluster) move(i int, node string) {
+	name := named(i)
+	c.change(name, func() {
+		list := slices.Clone(c.slices[name])
+		for n, s := range list {
+			list[n].Endpoints = slices.Clone(s.Endpoints)
+			for k := range s.Endpoints {
+				list[n].Endpoints[k].Node = node
 			}
 		}
 		c.slices[name] = list
@@ -183,7 +199,7 @@ func (c *cluster) want(node snapshot.ServiceNode) state.Table {
 type counts struct {
 	mu                                          sync.Mutex
 	queued, synced, failed, programmed, repairs int
-	listed, flows                               int
+	listed, flows, seen, unswept                int
 }
 
 func (c *counts) add(f func()) { c.mu.Lock(); defer c.mu.Unlock(); f() }
@@ -191,11 +207,15 @@ func (c *counts) add(f func()) { c.mu.Lock(); defer c.mu.Unlock(); f() }
 func (c *counts) Queued(services, slices int, _ time.Time) {
 	c.add(func() { c.queued += services + slices })
 }
+func (c *counts) Saw(services, slices int)              { c.add(func() { c.seen += services + slices }) }
+func (c *counts) SweepFailed()                          { c.add(func() { c.unswept++ }) }
 func (c *counts) Synced(time.Duration, bool, time.Time) { c.add(func() { c.synced++ }) }
 func (c *counts) Failed()                               { c.add(func() { c.failed++ }) }
 func (c *counts) Programmed(time.Duration)              { c.add(func() { c.programmed++ }) }
 func (c *counts) Repaired()                             { c.add(func() { c.repairs++ }) }
-func (c *counts) FlowsDeleted(n int, _ time.Duration)   { c.add(func() { c.flows += n }) }
+func (c *counts) FlowsDeleted(n map[state.Family]int, _ time.Duration) {
+	c.add(func() { c.flows += n[state.IPv4] + n[state.IPv6] })
+}
 func (c *counts) Wrote(o nft.Outcome) {
 	c.add(func() {
 		if o.Observed {

@@ -19,6 +19,7 @@ import (
 	"github.com/weftnet/weftnet/agent/kernel/nft"
 	"github.com/weftnet/weftnet/agent/snapshot"
 	source "github.com/weftnet/weftnet/agent/source/service"
+	"github.com/weftnet/weftnet/agent/state"
 )
 
 // Source is what the cluster says of Services; it is what the package agent/source/service makes.
@@ -38,8 +39,10 @@ type Flows interface {
 
 // Recorder counts for the metrics.
 type Recorder interface {
-	// Queued is called when changes have been taken up, Synced when they are in force. full says that
-	// every Service was computed anew.
+	// Saw is called with how many objects came, changed or went, Queued with how many of them make
+	// something to do, when it is taken up, and Synced when it is in force. full says that every Service
+	// was computed anew.
+	Saw(services, slices int)
 	Queued(services, slices int, at time.Time)
 	Synced(took time.Duration, full bool, at time.Time)
 	Failed()
@@ -48,8 +51,10 @@ type Recorder interface {
 	// Wrote is what a pass did to the table, Repaired that somebody else's change was put right.
 	Wrote(o nft.Outcome)
 	Repaired()
-	// FlowsDeleted counts entries of connection tracking.
-	FlowsDeleted(n int, took time.Duration)
+	// FlowsDeleted counts entries of connection tracking that were stale.
+	FlowsDeleted(n map[state.Family]int, took time.Duration)
+	// SweepFailed is called when what an earlier run left could not be deleted.
+	SweepFailed()
 }
 
 // Config is what a Loop works on.
@@ -95,6 +100,9 @@ type Report struct {
 	Services int
 	// Elements are those of each set, a second old at most.
 	Elements map[string]int
+	NoLocal  desired.NoLocal
+	// Repaired is when somebody else's change of the table was last put right; zero for never.
+	Repaired time.Time
 	At       time.Time
 }
 
@@ -121,6 +129,8 @@ type Loop struct {
 	problems map[snapshot.ServiceName][]desired.Problem
 	refused  map[snapshot.ServiceName]nft.Refusal
 	udp      udpTable
+	noLocal  noLocal
+	repaired time.Time
 	fault    string
 	// elements are those of the sets when they were counted last.
 	elements map[string]int
@@ -133,6 +143,7 @@ func New(cfg Config) *Loop {
 		cfg: cfg, claims: desired.NewClaims(), ledger: nft.NewLedger(cfg.Table), started: time.Now(),
 		dirty: map[snapshot.ServiceName]struct{}{}, triggers: map[snapshot.ServiceName][]time.Time{},
 		problems: map[snapshot.ServiceName][]desired.Problem{}, refused: map[snapshot.ServiceName]nft.Refusal{}, udp: newUDPTable(),
+		noLocal: noLocal{of: map[snapshot.ServiceName]desired.NoLocal{}},
 	}
 }
 

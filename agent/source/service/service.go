@@ -57,8 +57,10 @@ type Changes struct {
 	// Triggers are the times at which the changes of endpoints had their cause, as the EndpointSlice
 	// controller noted them.
 	Triggers map[snapshot.ServiceName][]time.Time
-	// ServiceEvents and SliceEvents are how many objects came, changed or went.
-	ServiceEvents, SliceEvents int
+	// ServiceEvents and SliceEvents are how many objects came, changed or went; ServiceChanges and
+	// SliceChanges how many of those changed something that a proxy looks at.
+	ServiceEvents, SliceEvents   int
+	ServiceChanges, SliceChanges int
 	// Facts says that the node or the ranges of the Services changed.
 	Facts bool
 }

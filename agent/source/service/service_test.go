@@ -1,6 +1,7 @@
 package service
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
@@ -146,7 +147,20 @@ func TestQueue(t *testing.T) {
 	if !s.Synced() {
 		t.Error("not in sync after every list")
 	}
+	if c := s.Take(); c.ServiceEvents != 0 {
+		t.Errorf("%+v", c)
+	}
+	if err := errors.Join(services.Update(everything()), slicesOf.Update(endpointSlice("shop-1", "shop", s.started, "10.0.0.1"))); err != nil {
+		t.Error(err)
+	}
+	if c := s.Take(); c.ServiceEvents != 1 || c.SliceEvents != 1 || c.ServiceChanges+c.SliceChanges+len(c.Services) != 0 {
+		t.Errorf("the same again: %+v", c)
+	}
 	expect("the same Service", services.Update(everything()), 0)
+	if err := slicesOf.Update(endpointSlice("shop-1", "shop", later, "10.0.0.1", "10.0.0.3")); err != nil || s.pending.SliceChanges != 1 || s.pending.ServiceChanges != 0 {
+		t.Errorf("another endpoint: %+v, %v", s.pending, err)
+	}
+	s.Take()
 	expect("a new endpoint", slicesOf.Update(endpointSlice("shop-1", "shop", later, "10.0.0.1", "10.0.0.2")), 1, shop)
 	expect("a second slice", slicesOf.Add(endpointSlice("shop-0", "shop", later, "10.0.0.3")), 1, shop)
 	if _, list, ok := s.Get(shop); !ok || len(list) != 2 || list[0].Name != "shop-0" {

@@ -140,6 +140,7 @@ func (s *Source) putService(name snapshot.ServiceName, v *snapshot.Service) {
 	s.pending.ServiceEvents++
 	s.services[name] = v
 	if old == nil || !old.Equal(*v) {
+		s.pending.ServiceChanges++
 		s.touch(name)
 	}
 }
@@ -149,6 +150,7 @@ func (s *Source) removeService(name snapshot.ServiceName) {
 		return
 	}
 	s.pending.ServiceEvents++
+	s.pending.ServiceChanges++
 	delete(s.services, name)
 	s.touch(name)
 }
@@ -222,6 +224,7 @@ func (s *Source) putSlice(name snapshot.ServiceName, v *slice) {
 	if old != nil && old.Equal(v.EndpointSlice) {
 		return
 	}
+	s.pending.SliceChanges++
 	if old != nil && old.Service != v.Service {
 		s.touch(serviceOf(old))
 	}
@@ -245,6 +248,7 @@ func (s *Source) removeSlice(name snapshot.ServiceName) {
 		return
 	}
 	s.pending.SliceEvents++
+	s.pending.SliceChanges++
 	s.touch(serviceOf(old))
 	// As kube-proxy does: a slice that is gone says nothing of when.
 	delete(s.pending.Triggers, serviceOf(old))
