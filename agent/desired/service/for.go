@@ -1,7 +1,6 @@
 package service
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -159,13 +158,6 @@ func (b *builder) finish(all map[portKey][]endpoint) Wanted {
 		slices.SortFunc(*list, netip.Addr.Compare)
 		*list = slices.Compact(*list)
 	}
-	for _, p := range b.svc.Ports {
-		if p.NodePort != 0 && proxied(p.Protocol) {
-			w.NodePorts = append(w.NodePorts, NodePort{p.Protocol, p.NodePort})
-		}
-	}
-	slices.SortFunc(w.NodePorts, func(x, y NodePort) int { return cmp.Or(cmp.Compare(x.Proto, y.Proto), cmp.Compare(x.Port, y.Port)) })
-	w.NodePorts = slices.Compact(w.NodePorts)
 	if b.svc.HealthCheckNodePort != 0 {
 		w.HealthCheck = &HealthCheck{Port: b.svc.HealthCheckNodePort, LocalReady: b.localReady(all)}
 	}

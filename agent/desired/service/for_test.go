@@ -39,13 +39,6 @@ func twoPorts(o *object) {
 	}
 }
 
-func TestNodePortsToReserve(t *testing.T) {
-	want := []service.NodePort{{Proto: state.ProtoTCP, Port: 30080}, {Proto: state.ProtoTCP, Port: 30443}}
-	if got := web(nodePort, twoPorts).wanted().NodePorts; !slices.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
-	}
-}
-
 // TestProblems: what cannot be done is told, and the rest is done.
 func TestProblems(t *testing.T) {
 	for want, change := range map[string]func(*object){
@@ -81,7 +74,7 @@ func TestUnreadableRangesOpenNothing(t *testing.T) {
 
 func TestHeadlessServicesHaveNothing(t *testing.T) {
 	w := web(nodePort, externalIPs, func(o *object) { o.ClusterIPs = nil }).wanted()
-	if len(w.Frontends)+len(w.NodePorts)+len(w.Problems)+len(w.Sets()) != 0 {
+	if len(w.Frontends)+len(w.Problems)+len(w.Sets()) != 0 {
 		t.Errorf("%+v", w)
 	}
 }

@@ -26,10 +26,8 @@ type Wanted struct {
 	Local []netip.Addr
 	// HealthCheck is nil where the Service needs none.
 	HealthCheck *HealthCheck
-	// NodePorts are the ports to reserve on this node.
-	NodePorts []NodePort
-	NoLocal   NoLocal
-	Problems  []Problem
+	NoLocal     NoLocal
+	Problems    []Problem
 }
 
 // HealthCheck is what answers on the node for load balancers outside.
@@ -37,12 +35,6 @@ type HealthCheck struct {
 	Port uint16
 	// LocalReady is the number of ready endpoints on this node: none means 503, else 200.
 	LocalReady int
-}
-
-// NodePort is a port that the Service has on the addresses of every node.
-type NodePort struct {
-	Proto uint8
-	Port  uint16
 }
 
 // Problem is something in a Service that cannot be done as asked. The rest of it is.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -31,13 +32,13 @@ type NodePorts struct {
 	log  *slog.Logger
 
 	mu       sync.Mutex
-	wanted   map[snapshot.ServiceName][]desired.NodePort
+	wanted   map[snapshot.ServiceName][]state.FrontendKey
 	problems []desired.Problem
 }
 
 // NewNodePorts asks list for the listeners.
 func NewNodePorts(list func(ctx context.Context) ([]listener.Listener, error), log *slog.Logger) *NodePorts {
-	return &NodePorts{list: list, log: log, wanted: map[snapshot.ServiceName][]desired.NodePort{}}
+	return &NodePorts{list: list, log: log, wanted: map[snapshot.ServiceName][]state.FrontendKey{}}
 }
 
 // Put takes Services that have changed.
@@ -45,8 +46,11 @@ func (p *NodePorts) Put(_ context.Context, wanted []desired.Wanted) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, w := range wanted {
-		if p.wanted[w.Service] = w.NodePorts; len(w.NodePorts) == 0 {
-			delete(p.wanted, w.Service)
+		delete(p.wanted, w.Service)
+		for _, f := range w.Frontends {
+			if f.Kind == state.FrontendNodePort {
+				p.wanted[w.Service] = append(p.wanted[w.Service], f.FrontendKey)
+			}
 		}
 	}
 	return nil
@@ -78,6 +82,18 @@ func (p *NodePorts) Run(ctx context.Context) {
 	}
 }
 
+// portOf is a port of a protocol.
+type portOf struct {
+	proto uint8
+	port  uint16
+}
+
+// inTheWay tells whether a socket that is bound to one address would get what comes to another; that of
+// all IPv6 addresses mostly has the IPv4 ones, too.
+func inTheWay(bound, to netip.Addr) bool {
+	return bound == to || bound == netip.IPv6Unspecified() || bound.IsUnspecified() && to.Is4()
+}
+
 func (p *NodePorts) look(ctx context.Context) error {
 	p.mu.Lock()
 	none := len(p.wanted) == 0
@@ -95,22 +111,27 @@ func (p *NodePorts) look(ctx context.Context) error {
 	return nil
 }
 
-// clashes compares; loopback addresses have no node ports.
-func clashes(wanted map[snapshot.ServiceName][]desired.NodePort, listeners []listener.Listener) []desired.Problem {
-	taken := map[desired.NodePort]listener.Listener{}
+// clashes compares. A process that listens elsewhere, on the loopback or on an address that has no
+// node ports, is in nobody's way.
+func clashes(wanted map[snapshot.ServiceName][]state.FrontendKey, listeners []listener.Listener) []desired.Problem {
+	taken := map[portOf][]netip.Addr{}
 	for _, l := range listeners {
-		if !l.Address.Addr().IsLoopback() {
-			taken[desired.NodePort{Proto: l.Protocol, Port: l.Address.Port()}] = l
-		}
+		key := portOf{l.Protocol, l.Address.Port()}
+		taken[key] = append(taken[key], l.Address.Addr().Unmap())
 	}
 	var out []desired.Problem
-	for name, ports := range wanted {
-		for _, port := range ports {
-			if l, clash := taken[port]; clash {
-				out = append(out, desired.Problem{Service: name, Reason: ReasonNodePortInUse, Text: fmt.Sprintf(
-					"a process of a node listens on %s, NodePort %d/%s: connections from outside go to the Service, and never reach the process",
-					l.Address, port.Port, state.ProtoValue(port.Proto).Format(state.TypeProto))})
+	for name, frontends := range wanted {
+		said := map[portOf]bool{}
+		for _, f := range frontends {
+			key := portOf{f.Proto, f.Port}
+			i := slices.IndexFunc(taken[key], func(a netip.Addr) bool { return inTheWay(a, f.Addr) })
+			if i < 0 || said[key] {
+				continue
 			}
+			said[key] = true
+			out = append(out, desired.Problem{Service: name, Reason: ReasonNodePortInUse, Text: fmt.Sprintf(
+				"a process of a node listens on %s, NodePort %d/%s: connections to %s go to the Service, and never reach the process",
+				netip.AddrPortFrom(taken[key][i], f.Port), f.Port, state.ProtoValue(f.Proto).Format(state.TypeProto), f.Addr)})
 		}
 	}
 	slices.SortFunc(out, func(a, b desired.Problem) int {
