@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	desired "github.com/weftnet/weftnet/agent/desired/service"
+	"github.com/weftnet/weftnet/agent/facts"
 	"github.com/weftnet/weftnet/agent/healthcheck"
 	"github.com/weftnet/weftnet/agent/kernel/conntrack"
 	kernelproxy "github.com/weftnet/weftnet/agent/kernel/kubeproxy"
@@ -138,7 +139,12 @@ func (a *agent) serviceNode() (snapshot.ServiceNode, bool) {
 	}
 	out := snapshot.ServiceNode{Name: node.Name, Zone: node.Zone, NodeIPs: node.IPs, ServiceCIDRs: a.proxy.source.CIDRs()}
 	if ranges := snap.Config.ServiceProxy.NodePortAddresses; len(ranges) > 0 {
-		out.NodePortIPs = a.addressesIn(ranges)
+		report, _ := a.loop.Report()
+		if len(report.Links) == 0 {
+			// Not looked at yet. Without it all NodePorts would go at a restart, and come again.
+			return snapshot.ServiceNode{}, false
+		}
+		out.NodePortIPs = addressesIn(report.Links, ranges)
 	} else {
 		out.NodePortIPs = primary(node.IPs)
 	}
@@ -159,10 +165,9 @@ func primary(all []netip.Addr) []netip.Addr {
 }
 
 // addressesIn are the node's addresses in some range, of any link but the loopback and our own.
-func (a *agent) addressesIn(ranges []netip.Prefix) []netip.Addr {
+func addressesIn(links []facts.Link, ranges []netip.Prefix) []netip.Addr {
 	var out []netip.Addr
-	report, _ := a.loop.Report()
-	for _, link := range report.Links {
+	for _, link := range links {
 		if link.Loopback || link.Ours() {
 			continue
 		}

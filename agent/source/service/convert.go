@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -63,12 +64,12 @@ func serviceFrom(object any) (*snapshot.Service, error) {
 		ServiceName: snapshot.ServiceName{Namespace: shared(o.Namespace), Name: strings.Clone(o.Name)}, Created: o.CreationTimestamp.UTC(),
 		InternalLocal: o.Spec.InternalTrafficPolicy != nil && *o.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 	}
-	s.ClusterIPs = parse(s, "spec.clusterIPs", clusterIPs(o), netip.ParseAddr)
-	s.ExternalIPs = parse(s, "spec.externalIPs", o.Spec.ExternalIPs, netip.ParseAddr)
+	s.ClusterIPs = parse(s, "spec.clusterIPs", clusterIPs(o), parseAddr)
+	s.ExternalIPs = parse(s, "spec.externalIPs", o.Spec.ExternalIPs, parseAddr)
 	s.ExternalLocal = o.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && reachable(o)
 	if o.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		s.LoadBalancerIPs = parse(s, "status.loadBalancer.ingress", ingressIPs(o), netip.ParseAddr)
-		s.SourceRanges = parse(s, "spec.loadBalancerSourceRanges", o.Spec.LoadBalancerSourceRanges, netip.ParsePrefix)
+		s.LoadBalancerIPs = parse(s, "status.loadBalancer.ingress", ingressIPs(o), parseAddr)
+		s.SourceRanges = parse(s, "spec.loadBalancerSourceRanges", o.Spec.LoadBalancerSourceRanges, parsePrefix)
 		if s.ExternalLocal {
 			s.HealthCheckNodePort = uint16(o.Spec.HealthCheckNodePort)
 		}
@@ -101,6 +102,34 @@ func parse[V any](s *snapshot.Service, field string, texts []string, read func(s
 		out = append(out, v)
 	}
 	return out
+}
+
+// parseAddr reads IPv4 addresses with leading zeros too, as decimal numbers: the API server has let them
+// through for years, and kube-proxy reads them so.
+func parseAddr(text string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil && !strings.Contains(text, ":") {
+		return netip.ParseAddr(withoutLeadingZeros(text))
+	}
+	return addr, err
+}
+
+func parsePrefix(text string) (netip.Prefix, error) {
+	addr, bits, ranged := strings.Cut(text, "/")
+	if ranged && !strings.Contains(addr, ":") {
+		text = withoutLeadingZeros(addr) + "/" + bits
+	}
+	return netip.ParsePrefix(text)
+}
+
+func withoutLeadingZeros(four string) string {
+	parts := strings.Split(four, ".")
+	for i, p := range parts {
+		if trimmed := strings.TrimLeft(p, "0"); trimmed != p {
+			parts[i] = cmp.Or(trimmed, "0")
+		}
+	}
+	return strings.Join(parts, ".")
 }
 
 func clusterIPs(o *corev1.Service) []string {
@@ -166,7 +195,7 @@ func endpointFrom(e discoveryv1.Endpoint) (snapshot.Endpoint, bool) {
 	if len(e.Addresses) == 0 {
 		return snapshot.Endpoint{}, false
 	}
-	addr, err := netip.ParseAddr(e.Addresses[0])
+	addr, err := parseAddr(e.Addresses[0])
 	if err != nil {
 		return snapshot.Endpoint{}, false
 	}

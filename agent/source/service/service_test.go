@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -77,6 +78,80 @@ func TestServiceFrom(t *testing.T) {
 	if got, _ := serviceFrom(s); got.ExternalLocal || got.HealthCheckNodePort != 0 || len(got.LoadBalancerIPs) != 0 || got.Ports[0].NodePort != 0 || len(got.SourceRanges) != 0 {
 		t.Errorf("of type ClusterIP: %+v", got)
 	}
+}
+
+// TestFieldsOfLoadBalancers: a class is its controller's business, whose addresses are served as any; ipMode
+// VIP is the default said aloud; without node ports there are none; and what an API server of old let
+// through, ranges with blanks and addresses with leading zeros, means what it meant to kube-proxy.
+func TestFieldsOfLoadBalancers(t *testing.T) {
+	vip, proxyMode := corev1.LoadBalancerIPModeVIP, corev1.LoadBalancerIPModeProxy
+	for name, row := range map[string]struct {
+		change func(*corev1.Service)
+		want   func(*snapshot.Service)
+	}{
+		"of another's class": {func(s *corev1.Service) { s.Spec.LoadBalancerClass = new("example.com/other") }, func(*snapshot.Service) {}},
+		"VIP":                {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[0].IPMode = &vip }, func(*snapshot.Service) {}},
+		"Proxy": {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[0].IPMode = &proxyMode },
+			func(s *snapshot.Service) { s.LoadBalancerIPs = nil }},
+		"without node ports": {func(s *corev1.Service) {
+			s.Spec.AllocateLoadBalancerNodePorts = new(false)
+			for i := range s.Spec.Ports {
+				s.Spec.Ports[i].NodePort = 0
+			}
+		}, func(s *snapshot.Service) {
+			for i := range s.Ports {
+				s.Ports[i].NodePort = 0
+			}
+		}},
+		"no address yet": {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = nil }, func(s *snapshot.Service) { s.LoadBalancerIPs = nil }},
+		"leading zeros": {func(s *corev1.Service) {
+			s.Spec.ExternalIPs, s.Spec.LoadBalancerSourceRanges[0] = []string{"192.000.002.07", "junk"}, "010.0.0.0/8 "
+		},
+			func(*snapshot.Service) {}},
+		"policy Cluster": {func(s *corev1.Service) { s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster },
+			func(s *snapshot.Service) { s.ExternalLocal, s.HealthCheckNodePort = false, 0 }},
+		"no affinity":      {func(s *corev1.Service) { s.Spec.SessionAffinity = corev1.ServiceAffinityNone }, func(s *snapshot.Service) { s.Affinity = 0 }},
+		"default affinity": {func(s *corev1.Service) { s.Spec.SessionAffinityConfig = nil }, func(s *snapshot.Service) { s.Affinity = 3 * time.Hour }},
+	} {
+		before, err := serviceFrom(everything())
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := everything()
+		row.change(o)
+		got, err := serviceFrom(o)
+		want := *before
+		want.Ports = slices.Clone(before.Ports)
+		if row.want(&want); err != nil || !got.Equal(want) {
+			t.Errorf("%s: %+v, %v\nwant %+v", name, got, err, want)
+		}
+	}
+}
+
+// TestRangesOfServicesComeAndGo: the ranges of every ServiceCIDR count, whatever comes first, and a change
+// of one is news.
+func TestRangesOfServicesComeAndGo(t *testing.T) {
+	s := newSource(Config{Node: "node1"})
+	cidrs := &store[CIDR]{source: s, kind: "servicecidrs", convert: cidrFrom, put: s.putCIDR, remove: s.removeCIDR, replace: s.replaceCIDRs}
+	object := func(name string, ranges ...string) *networkingv1.ServiceCIDR {
+		return &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: ranges}}
+	}
+	expect := func(what string, err error, news bool, want ...string) {
+		t.Helper()
+		var got []string
+		for _, p := range s.CIDRs() {
+			got = append(got, p.String())
+		}
+		slices.Sort(got)
+		if c := s.Take(); err != nil || !slices.Equal(got, want) || c.Facts != news || len(c.Services) != 0 {
+			t.Errorf("%s: ranges %v, %+v, %v; want %v, news %v", what, got, c, err, want, news)
+		}
+	}
+	expect("the list", cidrs.Replace([]any{object("kubernetes", "10.96.0.0/16", "fd00:96::/112")}, "1"), true, "10.96.0.0/16", "fd00:96::/112")
+	expect("one more", cidrs.Add(object("more", "10.97.0.0/16", "junk")), true, "10.96.0.0/16", "10.97.0.0/16", "fd00:96::/112")
+	expect("the same again", cidrs.Update(object("more", "10.97.0.0/16")), false, "10.96.0.0/16", "10.97.0.0/16", "fd00:96::/112")
+	expect("it goes", cidrs.Delete(object("more")), true, "10.96.0.0/16", "fd00:96::/112")
+	expect("the list without the first", cidrs.Replace([]any{object("other", "10.98.0.0/16")}, "2"), true, "10.98.0.0/16")
 }
 
 func endpointSlice(name, service string, trigger time.Time, addrs ...string) *discoveryv1.EndpointSlice {
