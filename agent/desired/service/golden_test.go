@@ -27,6 +27,8 @@ func examples() map[string]object {
 		"source-ranges":    web(nodePort, loadBalancer, ranges("10.0.0.0/8", "10.1.0.0/16", "203.0.113.0/24", "2001:db8:9::/48")),
 		"affinity":         web(affinity(time.Minute), func(o *object) { o.ClusterIPs = o.ClusterIPs[:1] }),
 		"udp-external-ips": web(udp, externalIPs),
+		"sctp-node-port":   web(sctp, nodePort, externalLocal),
+		"terminating":      web(nodePort, externalLocal, endpoints(terminating(at("10.244.1.5", "node1")), at("10.244.2.5", "node2"))),
 	}
 }
 
