@@ -5,10 +5,12 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,6 +183,41 @@ func TestNodeChangesReachEveryService(t *testing.T) {
 	r.node.NodePortIPs = []netip.Addr{netip.MustParseAddr("192.0.2.7")}
 	r.start()
 	r.settled("with another address")
+}
+
+// TestRangesComeAndGo: the ranges that unused addresses are dropped in follow, and no Service is computed
+// anew for it.
+func TestRangesComeAndGo(t *testing.T) {
+	r := newRig(t)
+	for i := range 10 {
+		r.cluster.put(i, state.ProtoTCP, "10.0.0.1")
+	}
+	r.cluster.sync()
+	var facts atomic.Pointer[snapshot.ServiceNode]
+	become := func(cidrs ...string) {
+		node := r.node
+		node.ServiceCIDRs = nil
+		for _, c := range cidrs {
+			node.ServiceCIDRs = append(node.ServiceCIDRs, netip.MustParsePrefix(c))
+		}
+		r.node = node
+		facts.Store(&node)
+		r.cluster.sync() // a signal
+	}
+	become("10.96.0.0/16")
+	r.facts = func() (snapshot.ServiceNode, bool) { return *facts.Load(), true }
+	r.start()
+	r.settled("at the start")
+	// The pass that has just written everything may not have been counted yet.
+	r.eventually("the start to be counted", func() bool { return r.counts.get(func(c *counts) int { return c.synced }) > 0 })
+	synced := r.counts.get(func(c *counts) int { return c.synced })
+	for _, cidrs := range [][]string{{"10.96.0.0/16", "10.97.0.0/16", "fd00:97::/112"}, {"10.97.0.0/16"}, nil, {"10.96.0.0/12"}} {
+		become(cidrs...)
+		r.settled(fmt.Sprint("ranges ", cidrs))
+	}
+	if n := r.counts.get(func(c *counts) int { return c.synced }) - synced; n != 0 {
+		t.Errorf("Services were programmed %d times for it", n)
+	}
 }
 
 func flow(dst, reply string) conntrack.Flow {

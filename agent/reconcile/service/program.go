@@ -15,7 +15,8 @@ import (
 	"github.com/weftnet/weftnet/agent/snapshot"
 )
 
-// newFacts writes the frame. Every Service may want something else then.
+// newFacts writes the frame. Every Service may want something else then, but where only the ranges of
+// Services have changed, which none of them looks at.
 func (l *Loop) newFacts(ctx context.Context, node snapshot.ServiceNode) error {
 	names := l.cfg.Source.Names()
 	timeouts := l.timeouts
@@ -28,7 +29,12 @@ func (l *Loop) newFacts(ctx context.Context, node snapshot.ServiceNode) error {
 	if !l.known {
 		l.doubtful = false // it has just been listed
 	}
-	l.node, l.known = node, true
+	apart := node
+	apart.ServiceCIDRs = l.node.ServiceCIDRs
+	rangesOnly := l.known && apart.Equal(l.node)
+	if l.node, l.known = node, true; rangesOnly {
+		return nil
+	}
 	for _, name := range names {
 		l.dirty[name] = struct{}{}
 	}

@@ -255,6 +255,7 @@ type rig struct {
 	counts  *counts
 	events  chan struct{}
 	node    snapshot.ServiceNode
+	facts   func() (snapshot.ServiceNode, bool) // those of node, unless set
 	loop    *Loop
 	stop    func()
 }
@@ -278,10 +279,13 @@ func (r *rig) start() {
 	if r.stop != nil {
 		r.stop()
 	}
+	facts := r.facts
+	if facts == nil {
+		facts = func() (snapshot.ServiceNode, bool) { return r.node, true }
+	}
 	r.loop = New(Config{
 		Source: r.cluster, Table: r.fake, Flows: r.flows, Recorder: r.counts, Log: slog.New(slog.DiscardHandler),
-		Watch: func(context.Context) (<-chan struct{}, error) { return r.events, nil },
-		Facts: func() (snapshot.ServiceNode, bool) { return r.node, true },
+		Watch: func(context.Context) (<-chan struct{}, error) { return r.events, nil }, Facts: facts,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
