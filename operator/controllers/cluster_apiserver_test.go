@@ -45,8 +45,8 @@ func operatorUser(t *testing.T, server *apiserver.Server) *rest.Config {
 	}
 	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: controllers.Name}, Rules: []rbacv1.PolicyRule{
 		rule("", "nodes", "get list watch"),
-		rule("networking.k8s.io", "servicecidrs", "get list watch"),
-		rule("weftnet.io", "ippools meshconfigs", "get list watch"),
+		rule("networking.k8s.io", "servicecidrs", "list watch"),
+		rule("weftnet.io", "ippools meshconfigs", "list watch"),
 		rule("weftnet.io", "meshnodes", "get list watch create update"),
 		rule("weftnet.io", "nodeblocks", "get list watch create delete"),
 		rule("weftnet.io", "meshnodes/status", "patch"),

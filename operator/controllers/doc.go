@@ -7,8 +7,8 @@
 // It needs these rights and no others:
 //
 //	""                     nodes                                       get list watch
-//	networking.k8s.io      servicecidrs                                get list watch
-//	weftnet.io             ippools, meshconfigs                        get list watch
+//	networking.k8s.io      servicecidrs                                list watch
+//	weftnet.io             ippools, meshconfigs                        list watch
 //	weftnet.io             meshnodes                                   get list watch create update
 //	weftnet.io             nodeblocks                                  get list watch create delete
 //	weftnet.io             meshnodes/status                            patch
@@ -16,5 +16,5 @@
 //	                       meshconfigs/status                          update
 //	events.k8s.io          events            (namespace default)       create patch
 //	coordination.k8s.io    leases            (own namespace)           create, and get update of weftnet-operator
-//	"", events.k8s.io      events            (own namespace)           create patch
+//	""                     events            (own namespace)           create patch
 package controllers
