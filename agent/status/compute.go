@@ -191,6 +191,9 @@ func whySilent(r reconcile.Report, p mesh.Peer, stats state.PeerStats) string {
 		return "it publishes no endpoint, and has not been heard of"
 	case !sharesFamily(r.Facts.UplinkAddrs, p.Published) && !stats.Endpoint.IsValid():
 		return "it has no endpoint of an address family that this node has"
+	case !stats.LastHandshake.IsZero() && mesh.Silent(r.Facts.Liveness[p.Key]) && r.Facts.Liveness[p.Key].HearsOnly():
+		return fmt.Sprintf("no answer since %s, though its packets arrive: UDP from here to %s does not get through",
+			r.Facts.Liveness[p.Key].Since.UTC().Truncate(time.Minute).Format("15:04 UTC"), stats.Endpoint)
 	case !stats.LastHandshake.IsZero() && mesh.Silent(r.Facts.Liveness[p.Key]):
 		return fmt.Sprintf("no answer since %s: the node is down, or UDP to %s or back does not get through",
 			r.Facts.Liveness[p.Key].Since.UTC().Truncate(time.Minute).Format("15:04 UTC"), stats.Endpoint)

@@ -79,6 +79,8 @@ var (
 	descConnected = desc("weftnet_peers_connected", "Peers with a handshake that is still good.")
 	descReady     = desc("weftnet_mesh_ready", "Whether device, peers, routes and fail-closed rules are in force.")
 	descHandshake = desc("weftnet_peer_handshake_age_seconds", "Time since the last handshake with the peer; -1 when there was none.", "peer")
+	descUnanswer  = desc("weftnet_peer_unanswered_seconds", "For how long what is sent to the peer has had no answer; 0 when none is owed.", "peer")
+	descHeard     = desc("weftnet_peer_heard_age_seconds", "Time since anything came from the peer; absent when nothing has since the agent began.", "peer")
 	descReceive   = desc("weftnet_peer_receive_bytes_total", "Bytes received from the peer, WireGuard's own included.", "peer")
 	descTransmit  = desc("weftnet_peer_transmit_bytes_total", "Bytes sent to the peer, WireGuard's own included.", "peer")
 	descPeer      = desc("weftnet_peer_info", "The peer's endpoint and public key.", "peer", "endpoint", "public_key")
@@ -96,7 +98,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe sends the descriptions.
 func (c Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descExpected, descConnected, descReady, descHandshake, descReceive, descTransmit, descPeer,
+	for _, d := range []*prometheus.Desc{descExpected, descConnected, descReady, descHandshake, descUnanswer, descHeard, descReceive, descTransmit, descPeer,
 		descProblems, descPackets, descBytes, descPeersTotal, descIPsTotal} {
 		out <- d
 	}
@@ -150,6 +152,11 @@ func collectPeer(out chan<- prometheus.Metric, r reconcile.Report, p mesh.Peer, 
 	gauge(out, descHandshake, age, p.Node)
 	if !known {
 		return false
+	}
+	liveness := r.Facts.Liveness[p.Key]
+	gauge(out, descUnanswer, liveness.Unanswered.Seconds(), p.Node)
+	if !liveness.Heard.IsZero() {
+		gauge(out, descHeard, max(now.Sub(liveness.Heard).Seconds(), 0), p.Node)
 	}
 	counter(out, descReceive, stats.RxBytes, p.Node)
 	counter(out, descTransmit, stats.TxBytes, p.Node)

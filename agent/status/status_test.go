@@ -86,6 +86,9 @@ func TestComputeConditions(t *testing.T) {
 		{"one peer does not answer", func(r *reconcile.Report) {
 			r.Facts.Liveness = map[state.PublicKey]facts.Liveness{key(3): {Since: now.Add(-time.Minute), Unanswered: 20 * time.Second}}
 		}, 2, "True", "True", "False", "InForce", "1 of 2 peers have no good handshake: node3 (no answer since 11:59 UTC"},
+		{"one peer does not hear", func(r *reconcile.Report) {
+			r.Facts.Liveness = map[state.PublicKey]facts.Liveness{key(3): {Since: now.Add(-time.Minute), Unanswered: 20 * time.Second, Heard: now.Add(-time.Second)}}
+		}, 2, "True", "True", "False", "InForce", "node3 (no answer since 11:59 UTC, though its packets arrive: UDP from here to 192.0.2.3:51820 does not get through"},
 		{"one peer takes its time", func(r *reconcile.Report) {
 			r.Facts.Liveness = map[state.PublicKey]facts.Liveness{key(3): {Since: now.Add(-time.Minute), Unanswered: 19 * time.Second}}
 		}, 2, "True", "True", "True", "InForce", "all 2 peers"},
@@ -254,6 +257,7 @@ func TestMetrics(t *testing.T) {
 	r := report(2)
 	stats(&r, 3, func(s *state.PeerStats) { s.LastHandshake = time.Time{} })
 	stats(&r, 2, func(s *state.PeerStats) { s.LastHandshake = time.Now() })
+	r.Facts.Liveness = map[state.PublicKey]facts.Liveness{key(3): {Unanswered: 21 * time.Second, Heard: time.Now().Add(-time.Hour)}}
 	r.Plan.Devices = []mesh.Device{{WG: state.Device{Name: "weft0", Peers: []state.Peer{{AllowedIPs: []netip.Prefix{{}, {}}}, {}}}}}
 	r.Plan.Problems = []mesh.Problem{{Kind: "MeshNode", Reason: "InvalidCIDR", Name: "a"}, {Kind: "MeshNode", Reason: "InvalidCIDR", Name: "b"}}
 	loop := &fixedLoop{r}
@@ -267,6 +271,7 @@ func TestMetrics(t *testing.T) {
 	for _, line := range []string{
 		"weftnet_peers_expected 2", "weftnet_peers_connected 1", "weftnet_mesh_ready 1",
 		`weftnet_peer_handshake_age_seconds{peer="node3"} -1`,
+		`weftnet_peer_unanswered_seconds{peer="node2"} 0`, `weftnet_peer_unanswered_seconds{peer="node3"} 21`,
 		`weftnet_peer_receive_bytes_total{peer="node2"} 100`, `weftnet_peer_transmit_bytes_total{peer="node2"} 200`,
 		`weftnet_peer_info{endpoint="192.0.2.2:51820",peer="node2",public_key="` + key(2).String() + `"} 1`,
 		`weftnet_failclosed_drops_packets_total{direction="out"} 3`, `weftnet_failclosed_drops_bytes_total{direction="out"} 300`,
@@ -279,7 +284,10 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("the metrics lack %s", line)
 		}
 	}
-	if problems, err := testutil.GatherAndLint(m.Registry, "weftnet_peer_info", "weftnet_peers_expected", "weftnet_reconcile_duration_seconds",
+	if heard := `weftnet_peer_heard_age_seconds{peer="node`; !strings.Contains(text, heard+`3"} 36`) || strings.Contains(text, heard+`2"`) {
+		t.Error("of node3 something was heard an hour ago, of node2 nothing is known")
+	}
+	if problems, err := testutil.GatherAndLint(m.Registry, "weftnet_peer_unanswered_seconds", "weftnet_peer_heard_age_seconds", "weftnet_peer_info", "weftnet_peers_expected", "weftnet_reconcile_duration_seconds",
 		"weftnet_drift_repaired_total", "weftnet_failclosed_drops_packets_total", "weftnet_peer_handshake_age_seconds"); err != nil || len(problems) > 0 {
 		t.Errorf("lint: %v %v", problems, err)
 	}
