@@ -18,6 +18,10 @@ import (
 	"github.com/weftnet/weftnet/version"
 )
 
+// apiPatience is how long the API server may take for one answer; the lists of some thousand nodes take it a few
+// seconds.
+const apiPatience = 15 * time.Second
+
 // access says how the user reaches the cluster.
 type access struct {
 	kubeconfig string
@@ -43,6 +47,10 @@ func (a *access) clients() (client.Client, kubernetes.Interface, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	return clientsFor(config)
+}
+
+func clientsFor(config *rest.Config) (client.Client, kubernetes.Interface, error) {
 	kinds := runtime.NewScheme()
 	if err := scheme.AddToScheme(kinds); err != nil {
 		return nil, nil, fmt.Errorf("register the kinds of Kubernetes: %w", err)
@@ -63,7 +71,15 @@ func (a *access) clients() (client.Client, kubernetes.Interface, error) {
 
 // source reads the mesh; an agent that does not answer within the patience is told as unknown.
 func (a *access) source(patience time.Duration) (*view.Source, error) {
-	objects, typed, err := a.clients()
+	config, err := a.config()
+	if err != nil {
+		return nil, err
+	}
+	// A look takes few requests and one for each agent, and whoever looks at a sick cluster must not wait: the
+	// turns of a rate limiter would count against an agent's patience, and an API server that is cut off takes
+	// a connection 30 s to notice, once for each kind.
+	config.QPS, config.Timeout = -1, apiPatience
+	objects, typed, err := clientsFor(config)
 	if err != nil {
 		return nil, err
 	}

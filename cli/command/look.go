@@ -12,16 +12,16 @@ import (
 	"github.com/weftnet/weftnet/cli/view"
 )
 
-// patience is how long one agent may take to answer before it counts as unknown.
-const patience = 5 * time.Second
+// patience is how long one agent may take to answer; it takes a living one some milliseconds.
+const patience = 3 * time.Second
 
 func statusCommand(a *access) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show the nodes of the mesh, the pools, and what is wrong",
 		Long: "Show each node with its backend, Pod CIDRs, endpoints, peers connected of those expected, and the age of\n" +
-			"its last handshake; the address pools; and every condition that does not hold. The exit status is 1 when\n" +
-			"anything is wrong.",
+			"its last handshake; the address pools; every condition that does not hold; and every agent that does not\n" +
+			"answer. The exit status is 1 when anything is wrong.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := look(cmd, a)

@@ -56,7 +56,7 @@ func (s side) found(level Level, do, format string, args ...any) Finding {
 // sideChecks look at one node, pairChecks at two.
 var (
 	sideChecks = []func(side) []Finding{node, allocated, agent, published, conditions}
-	pairChecks = []func(a, b side) []Finding{sameKey, families, overlap, mtu, handshakes}
+	pairChecks = []func(a, b side) []Finding{sameKey, families, overlap, mtu, silence, handshakes}
 )
 
 // Pair returns what stands between the nodes a and b, what matters most first.

@@ -21,7 +21,7 @@ func healthy() *view.Mesh {
 		Pools:     []v1alpha1.IPPool{{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Spec: v1alpha1.IPPoolSpec{CIDRs: []v1alpha1.PoolCIDR{{CIDR: "10.244.0.0/16"}, {CIDR: "fd00:10:244::/48"}}}}},
 		Agents:    map[string]view.Agent{"a": {Pod: "w/agent-a", Ready: true}, "b": {Pod: "w/agent-b", Ready: true}},
 		Operators: []view.Agent{{Pod: "w/operator", Ready: true}},
-		Unasked:   map[string]string{},
+		Unasked:   map[string]view.Unasked{},
 		Links: map[string]map[string]view.Link{
 			"a": {"b": {Endpoint: "10.200.0.12:51820", Handshake: 12 * time.Second, Received: 10, Sent: 20}},
 			"b": {"a": {Endpoint: "[fd00:c8::11]:51820", Handshake: 12 * time.Second, Received: 20, Sent: 10}},
@@ -103,11 +103,66 @@ var faults = []fault{
 	{"no handshake", func(m *view.Mesh) {
 		m.Links["a"]["b"] = view.Link{Endpoint: "10.200.0.12:51820", Handshake: -1, Sent: 592}
 	}, Broken, "a -> b", []string{"no handshake yet", "592", "10.200.0.12:51820"}},
+	{"its packets come and no handshake", func(m *view.Mesh) {
+		m.Links["a"]["b"] = view.Link{Endpoint: "10.200.0.12:51820", Handshake: -1, Received: 148, Sent: 592}
+	}, Broken, "a -> b", []string{"no handshake yet", "148 bytes came"}},
 	{"stale handshake", func(m *view.Mesh) {
 		m.Links["b"]["a"] = view.Link{Endpoint: "10.200.0.11:51820", Handshake: 10 * time.Minute}
 	}, Suspect, "b -> a", []string{"10m0s ago"}},
 	{"peer missing on the device", func(m *view.Mesh) { delete(m.Links["b"], "a") }, Broken, "b -> a", []string{"no such peer"}},
-	{"agent not asked", func(m *view.Mesh) { delete(m.Links, "b"); m.Unasked["b"] = "dial: timeout" }, Note, "b -> a", []string{"not known", "dial: timeout"}},
+	{"agent not asked", func(m *view.Mesh) { delete(m.Links, "b"); m.Unasked["b"] = view.Unasked{Why: "dial: timeout"} }, Note, "b -> a", []string{"not known", "dial: timeout"}},
+}
+
+// quiet changes one direction of a healthy pair: for how long nothing was answered, and when anything was heard.
+func quiet(m *view.Mesh, from, to string, unanswered, heard time.Duration) {
+	l := m.Links[from][to]
+	l.Unanswered, l.Heard = unanswered, heard
+	m.Links[from][to] = l
+}
+
+// TestSilence : a cut in one direction is told with the direction while both handshakes are young, and nobody is
+// blamed who merely has nothing to say.
+func TestSilence(t *testing.T) {
+	const s = time.Second
+	rows := []struct {
+		name       string
+		do         func(*view.Mesh)
+		level      Level
+		about, say string
+	}{
+		{"both idle", func(*view.Mesh) {}, Note, "", ""},
+		{"idle for an hour", func(m *view.Mesh) { quiet(m, "a", "b", 0, time.Hour); quiet(m, "b", "a", 0, time.Hour) }, Note, "", ""},
+		{"an answer is still awaited", func(m *view.Mesh) { quiet(m, "a", "b", 11*s, 13*s); quiet(m, "b", "a", 0, 5*s) }, Note, "", ""},
+		{"an answer is late", func(m *view.Mesh) { quiet(m, "a", "b", 12*s, 13*s) }, Suspect, "a -> b", "no answer for 12s"},
+		{"a to b is cut, b talks", func(m *view.Mesh) { quiet(m, "a", "b", 0, s); quiet(m, "b", "a", 21*s, 22*s) }, Broken, "a -> b", "does not arrive: b has had no answer for 21s, though a heard of it 1s ago"},
+		{"b to a is cut, a talks", func(m *view.Mesh) { quiet(m, "b", "a", 0, s); quiet(m, "a", "b", 21*s, 22*s) }, Broken, "b -> a", "does not arrive: a has had no answer for 21s, though b heard of it 1s ago"},
+		{"a to b is cut, and b only begins handshakes", func(m *view.Mesh) { quiet(m, "a", "b", 30*s, 5*s); quiet(m, "b", "a", 25*s, 40*s) }, Broken, "a -> b", "does not arrive"},
+		{"both ways are cut", func(m *view.Mesh) { quiet(m, "a", "b", 30*s, 31*s); quiet(m, "b", "a", 25*s, 40*s) }, Broken, "a <-> b", "neither hears the other"},
+		{"b is idle and does not say when it heard", func(m *view.Mesh) { quiet(m, "a", "b", 30*s, 31*s); quiet(m, "b", "a", 0, -1) }, Broken, "a -> b", "no answer for 30s"},
+		{"the agent of b is not asked", func(m *view.Mesh) { quiet(m, "a", "b", 30*s, 31*s); delete(m.Links, "b") }, Broken, "a -> b", "no answer for 30s"},
+		{"the agent of a is not asked", func(m *view.Mesh) { quiet(m, "b", "a", 30*s, -1); delete(m.Links, "a") }, Broken, "b -> a", "no answer for 30s"},
+	}
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			m := healthy()
+			row.do(m)
+			found := Pair(m, "a", "b")
+			want := fault{level: row.level, about: row.about, words: []string{row.say}}
+			switch worst := found[0]; {
+			case row.about == "" && worst.Level != Note:
+				t.Errorf("blamed although nothing is wrong:\n%s", text(found))
+			case row.about != "" && !want.matches(worst):
+				t.Errorf("want first %s about %q with %q, got:\n%s", row.level, row.about, row.say, text(found))
+			}
+			if works := Works(m, "a", "b", found); works != (row.level != Broken) {
+				t.Errorf("works: %t", works)
+			}
+			back := Pair(m, "b", "a")[0]
+			if row.about != "a <-> b" && (back.Level != found[0].Level || back.About != found[0].About && row.level != Note) {
+				t.Errorf("asked the other way round: %s %s, want %s %s", back.Level, back.About, found[0].Level, found[0].About)
+			}
+		})
+	}
 }
 
 func TestEveryFaultIsFound(t *testing.T) {

@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
-	"github.com/weftnet/weftnet/cli/view"
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 )
 
@@ -82,46 +80,3 @@ func mtu(a, b side) []Finding {
 	return []Finding{between(Suspect, a, b, "if large packets vanish, set the smaller one for all: MeshConfig default, spec.mtu",
 		"their mesh MTU differs: %d and %d bytes; TCP adapts, large UDP datagrams may not", x.Status.MTU, y.Status.MTU)}
 }
-
-// handshakes judges each direction by what the sender's device says.
-func handshakes(a, b side) []Finding {
-	if _, _, ok := both(a, b); !ok {
-		return nil
-	}
-	return append(direction(a, b), direction(b, a)...)
-}
-
-func direction(from, to side) []Finding {
-	tell := func(level Level, do, format string, args ...any) []Finding {
-		return []Finding{{Level: level, About: from.name + " -> " + to.name, Text: fmt.Sprintf(format, args...), Do: do}}
-	}
-	if why, ok := from.mesh.Unasked[from.name]; ok {
-		return tell(Note, "", "what the WireGuard device on %s says is not known: %s", from.name, why)
-	}
-	links, asked := from.mesh.Links[from.name]
-	if !asked {
-		return nil
-	}
-	link, known := links[to.name]
-	switch {
-	case !known && from.mesh.MeshNode(to.name).Status.PublicKey == "":
-		return nil // published tells it
-	case !known:
-		return tell(Broken, "see the agent's logs on "+from.name, "its device has no such peer, though the peer has published a key")
-	case link.Alive():
-		return tell(Note, "", "last handshake %s ago with %s, %d bytes received, %d sent", age(link.Handshake), link.Endpoint, link.Received, link.Sent)
-	case link.Handshake < 0:
-		return tell(Broken, path(from, to, link), "no handshake yet: %d bytes sent to %s, none received", link.Sent, link.Endpoint)
-	default:
-		// WireGuard is silent where nobody has anything to say, so an old handshake alone proves
-		// nothing: the next packet makes a new one.
-		return tell(Suspect, path(from, to, link), "the last handshake was %s ago, too old for a session (limit %s)", age(link.Handshake), view.HandshakeLimit)
-	}
-}
-
-func path(from, to side, link view.Link) string {
-	return fmt.Sprintf("is UDP from %s to %s open, and back? Firewalls and security groups must let the WireGuard port through in both directions; "+
-		"also compare the key on %s with `kubectl get meshnode %s -o yaml`", from.name, link.Endpoint, to.name, to.name)
-}
-
-func age(d time.Duration) time.Duration { return d.Round(time.Second) }

@@ -42,6 +42,14 @@ func Write(w io.Writer, m *view.Mesh) error {
 			return fmt.Errorf("write the overview: %w", err)
 		}
 	}
+	for _, u := range m.Unasked {
+		if u.Forbidden { // the same for all of them, and no fault of theirs
+			if _, err := fmt.Fprintln(w, "handshakes are not known:", u.Why); err != nil {
+				return fmt.Errorf("write the overview: %w", err)
+			}
+			break
+		}
+	}
 	return nil
 }
 
@@ -63,7 +71,11 @@ func nodeRow(m *view.Mesh, name string) []string {
 }
 
 func lastHandshake(m *view.Mesh, name string) string {
+	unasked, silent := m.Unasked[name]
 	if _, asked := m.Links[name]; !asked {
+		if silent && !unasked.Forbidden {
+			return "no answer"
+		}
 		return "unknown"
 	}
 	age, known := m.LastHandshake(name)
@@ -87,7 +99,7 @@ func poolRows(pool *v1alpha1.IPPool) [][]string {
 	return rows
 }
 
-// Troubles are the conditions that do not hold and the Pods that are not ready, a line each.
+// Troubles are the conditions that do not hold, and the Pods that are not ready or do not answer, a line each.
 func Troubles(m *view.Mesh) []string {
 	var lines []string
 	for i := range m.MeshNodes {
@@ -100,10 +112,8 @@ func Troubles(m *view.Mesh) []string {
 		lines = append(lines, unmet("MeshConfig "+m.Config.Name, m.Config.Status.Conditions)...)
 	}
 	for _, name := range m.Names() {
-		if agent, there := m.Agents[name]; there && !agent.Ready {
-			lines = append(lines, fmt.Sprintf("agent %s on %s: %s", agent.Pod, name, agent.Why))
-		} else if !there && m.Node(name) != nil {
-			lines = append(lines, fmt.Sprintf("node %s has no agent", name))
+		if line := agentTrouble(m, name); line != "" {
+			lines = append(lines, line)
 		}
 	}
 	for _, o := range m.Operators {
@@ -112,6 +122,28 @@ func Troubles(m *view.Mesh) []string {
 		}
 	}
 	return lines
+}
+
+// agentTrouble says what is wrong with a node's agent; empty when nothing is.
+func agentTrouble(m *view.Mesh, name string) string {
+	agent, there := m.Agents[name]
+	if !there {
+		if m.Node(name) == nil {
+			return ""
+		}
+		return fmt.Sprintf("node %s has no agent", name)
+	}
+	var what []string
+	if !agent.Ready {
+		what = append(what, agent.Why)
+	}
+	if u, silent := m.Unasked[name]; silent && !u.Forbidden {
+		what = append(what, "it does not answer: "+u.Why)
+	}
+	if len(what) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("agent %s on %s: %s", agent.Pod, name, strings.Join(what, "; "))
 }
 
 // badWhenTrue are the conditions that tell a fault by being true.

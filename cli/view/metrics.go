@@ -12,12 +12,14 @@ import (
 
 // The agent's metrics about its peers, each with the peer's node name in the label peer.
 const (
-	peerLabel       = "peer"
-	endpointLabel   = "endpoint"
-	metricInfo      = "weftnet_peer_info"
-	metricHandshake = "weftnet_peer_handshake_age_seconds"
-	metricReceived  = "weftnet_peer_receive_bytes_total"
-	metricSent      = "weftnet_peer_transmit_bytes_total"
+	peerLabel        = "peer"
+	endpointLabel    = "endpoint"
+	metricInfo       = "weftnet_peer_info"
+	metricHandshake  = "weftnet_peer_handshake_age_seconds"
+	metricReceived   = "weftnet_peer_receive_bytes_total"
+	metricSent       = "weftnet_peer_transmit_bytes_total"
+	metricUnanswered = "weftnet_peer_unanswered_seconds"
+	metricHeard      = "weftnet_peer_heard_age_seconds"
 )
 
 // parseLinks reads the peers out of the text of an agent's /metrics.
@@ -29,32 +31,35 @@ func parseLinks(text []byte) (map[string]Link, error) {
 	}
 	links := map[string]Link{}
 	each(families[metricInfo], func(peer string, m *dto.Metric) {
-		links[peer] = Link{Endpoint: label(m, endpointLabel), Handshake: -1}
+		links[peer] = Link{Endpoint: label(m, endpointLabel), Handshake: -1, Heard: -1}
 	})
 	each(families[metricHandshake], func(peer string, m *dto.Metric) {
 		link, ok := links[peer]
 		if !ok {
-			link.Handshake = -1
+			link = Link{Handshake: -1, Heard: -1}
 		}
 		if v := value(m); v >= 0 {
-			link.Handshake = time.Duration(v * float64(time.Second))
+			link.Handshake = seconds(v)
 		}
 		links[peer] = link
 	})
-	each(families[metricReceived], func(peer string, m *dto.Metric) {
-		if link, ok := links[peer]; ok {
-			link.Received = uint64(value(m))
-			links[peer] = link
-		}
-	})
-	each(families[metricSent], func(peer string, m *dto.Metric) {
-		if link, ok := links[peer]; ok {
-			link.Sent = uint64(value(m))
-			links[peer] = link
-		}
-	})
+	for name, set := range map[string]func(*Link, float64){
+		metricReceived:   func(l *Link, v float64) { l.Received = uint64(v) },
+		metricSent:       func(l *Link, v float64) { l.Sent = uint64(v) },
+		metricUnanswered: func(l *Link, v float64) { l.Unanswered = seconds(v) },
+		metricHeard:      func(l *Link, v float64) { l.Heard = seconds(v) },
+	} {
+		each(families[name], func(peer string, m *dto.Metric) {
+			if link, ok := links[peer]; ok {
+				set(&link, value(m))
+				links[peer] = link
+			}
+		})
+	}
 	return links, nil
 }
+
+func seconds(v float64) time.Duration { return time.Duration(v * float64(time.Second)) }
 
 func each(family *dto.MetricFamily, do func(peer string, m *dto.Metric)) {
 	for _, m := range family.GetMetric() {

@@ -2,10 +2,7 @@ package view
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,7 +34,7 @@ type Source struct {
 // Read gathers a Mesh. That a single agent does not answer is noted in the Mesh; everything else
 // that cannot be read is an error.
 func (s Source) Read(ctx context.Context) (*Mesh, error) {
-	m := &Mesh{Agents: map[string]Agent{}, Links: map[string]map[string]Link{}, Unasked: map[string]string{}}
+	m := &Mesh{Agents: map[string]Agent{}, Links: map[string]map[string]Link{}, Unasked: map[string]Unasked{}}
 	agents, err := s.readObjects(ctx, m)
 	if err != nil {
 		return nil, err
@@ -55,15 +52,21 @@ func (s Source) readObjects(ctx context.Context, m *Mesh) ([]corev1.Pod, error) 
 	var services networkingv1.ServiceCIDRList
 	var pods corev1.PodList
 	var config v1alpha1.MeshConfig
-	err := errors.Join(
-		wrap("list Nodes", s.Client.List(ctx, &nodes)),
-		wrap("list MeshNodes", s.Client.List(ctx, &meshNodes)),
-		wrap("list IPPools", s.Client.List(ctx, &pools)),
-		wrap("list ServiceCIDRs", s.Client.List(ctx, &services)),
-		wrap("list the Pods of Weftnet", s.Client.List(ctx, &pods, client.MatchingLabels{nameLabel: "weftnet"})),
-	)
-	if err != nil {
-		return nil, err
+	for _, list := range []struct {
+		did  string
+		into client.ObjectList
+		only []client.ListOption
+	}{
+		{"list Nodes", &nodes, nil},
+		{"list MeshNodes", &meshNodes, nil},
+		{"list IPPools", &pools, nil},
+		{"list ServiceCIDRs", &services, nil},
+		{"list the Pods of Weftnet", &pods, []client.ListOption{client.MatchingLabels{nameLabel: "weftnet"}}},
+	} {
+		// The first that fails ends it: of an API server that is away there is nothing more to learn.
+		if err := s.Client.List(ctx, list.into, list.only...); err != nil {
+			return nil, wrap(list.did, err)
+		}
 	}
 	switch err := s.Client.Get(ctx, client.ObjectKey{Name: v1alpha1.MeshConfigName}, &config); {
 	case err == nil:
@@ -75,73 +78,35 @@ func (s Source) readObjects(ctx context.Context, m *Mesh) ([]corev1.Pod, error) 
 	for i := range services.Items {
 		m.ServiceCIDRs = append(m.ServiceCIDRs, services.Items[i].Spec.CIDRs...)
 	}
-	var agents []corev1.Pod
-	for i := range pods.Items {
-		pod := &pods.Items[i]
+	return m.takePods(pods.Items), nil
+}
+
+// takePods notes what Kubernetes says of the chart's Pods, and returns the agents to ask. One that is being
+// removed has its successor beside it, and only that one counts; alone it still is the node's agent.
+func (m *Mesh) takePods(pods []corev1.Pod) (agents []corev1.Pod) {
+	for i := range pods {
+		pod := &pods[i]
 		switch pod.Labels[componentLabel] {
 		case "agent":
-			m.Agents[pod.Spec.NodeName] = agentOf(pod)
-			agents = append(agents, *pod)
+			_, has := m.Agents[pod.Spec.NodeName]
+			leaving := pod.DeletionTimestamp != nil
+			if !has || !leaving {
+				m.Agents[pod.Spec.NodeName] = agentOf(pod)
+			}
+			if !leaving {
+				agents = append(agents, *pod)
+			}
 		case "operator":
 			m.Operators = append(m.Operators, agentOf(pod))
 		}
 	}
-	return agents, nil
+	return agents
 }
 
 // wrap adds what was tried; a cluster without Weftnet's kinds gets an answer it can use.
 func wrap(did string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case meta.IsNoMatchError(err):
+	if meta.IsNoMatchError(err) {
 		return fmt.Errorf("%s: this cluster does not know the kind; is Weftnet's chart installed? %w", did, err)
-	default:
-		return fmt.Errorf("%s: %w", did, err)
 	}
-}
-
-// readLinks asks every agent at the same time.
-func (s Source) readLinks(ctx context.Context, m *Mesh, agents []corev1.Pod) {
-	var lock sync.Mutex
-	var all sync.WaitGroup
-	for i := range agents {
-		pod := &agents[i]
-		all.Go(func() {
-			links, err := s.ask(ctx, pod)
-			lock.Lock()
-			defer lock.Unlock()
-			if err != nil {
-				m.Unasked[pod.Spec.NodeName] = err.Error()
-				return
-			}
-			m.Links[pod.Spec.NodeName] = links
-		})
-	}
-	all.Wait()
-}
-
-func (s Source) ask(ctx context.Context, pod *corev1.Pod) (map[string]Link, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.Patience)
-	defer cancel()
-	port, ok := portOf(pod)
-	if !ok {
-		return nil, fmt.Errorf("ask the agent: Pod %s has no port named %s", pod.Name, metricsPort)
-	}
-	text, err := s.Typed.CoreV1().Pods(pod.Namespace).ProxyGet("http", pod.Name, strconv.Itoa(port), "metrics", nil).DoRaw(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("ask the agent: %w", err)
-	}
-	return parseLinks(text)
-}
-
-func portOf(pod *corev1.Pod) (int, bool) {
-	for _, c := range pod.Spec.Containers {
-		for _, p := range c.Ports {
-			if p.Name == metricsPort {
-				return int(p.ContainerPort), true
-			}
-		}
-	}
-	return 0, false
+	return fmt.Errorf("%s: %w", did, err)
 }

@@ -30,7 +30,14 @@ type Mesh struct {
 	// asked has no entry.
 	Links map[string]map[string]Link
 	// Unasked says why a node's agent could not be asked, by node name.
-	Unasked map[string]string
+	Unasked map[string]Unasked
+}
+
+// Unasked is an agent of which nothing was learned.
+type Unasked struct {
+	Why string
+	// Forbidden means that the user may not ask, which says nothing of the agent.
+	Forbidden bool
 }
 
 // Agent is a Pod of Weftnet's own, as Kubernetes sees it.
@@ -50,7 +57,19 @@ type Link struct {
 	Handshake time.Duration
 	// Received and Sent are bytes since the device was made.
 	Received, Sent uint64
+	// Unanswered is for how long what was sent has had no answer, by the agent's watch; zero when none is owed.
+	Unanswered time.Duration
+	// Heard is how long ago anything at all came from the peer; negative means not since the agent began, or
+	// that an agent of an older version does not tell.
+	Heard time.Duration
 }
+
+// SilentLimit is how long a peer may leave everything unanswered. A living one answers within 10 s, if with a
+// keepalive only (KEEPALIVE_TIMEOUT in the protocol's paper, section 6.5); agents give up after as long as this.
+const SilentLimit = 20 * time.Second
+
+// Silent says whether the peer has left unanswered what any peer answers, however young the session.
+func (l Link) Silent() bool { return l.Unanswered >= SilentLimit }
 
 // HandshakeLimit is the age after which a WireGuard session is refused by both ends
 // (REJECT_AFTER_TIME in the protocol's paper, section 6.1).

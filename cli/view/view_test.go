@@ -22,6 +22,11 @@ weftnet_peer_receive_bytes_total{peer="b"} 1.5e+09
 # TYPE weftnet_peer_transmit_bytes_total counter
 weftnet_peer_transmit_bytes_total{peer="b"} 148
 weftnet_peer_transmit_bytes_total{peer="gone"} 148
+# TYPE weftnet_peer_unanswered_seconds gauge
+weftnet_peer_unanswered_seconds{peer="b"} 0
+weftnet_peer_unanswered_seconds{peer="c"} 21.5
+# TYPE weftnet_peer_heard_age_seconds gauge
+weftnet_peer_heard_age_seconds{peer="b"} 0.5
 # TYPE go_goroutines gauge
 go_goroutines 12
 `
@@ -30,9 +35,9 @@ go_goroutines 12
 		t.Fatal(err)
 	}
 	want := map[string]Link{
-		"b": {Endpoint: "10.200.0.12:51820", Handshake: 12500 * time.Millisecond, Received: 1_500_000_000, Sent: 148},
-		"c": {Endpoint: "[fd00:c8::13]:51820", Handshake: -1},
-		"d": {Handshake: -1},
+		"b": {Endpoint: "10.200.0.12:51820", Handshake: 12500 * time.Millisecond, Received: 1_500_000_000, Sent: 148, Heard: 500 * time.Millisecond},
+		"c": {Endpoint: "[fd00:c8::13]:51820", Handshake: -1, Unanswered: 21500 * time.Millisecond, Heard: -1},
+		"d": {Handshake: -1, Heard: -1},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)

@@ -53,3 +53,52 @@ func TestWeftOnAHealthyMesh(t *testing.T) {
 		t.Errorf("weft check: %v\n%s", err, out)
 	}
 }
+
+// TestWeftNamesAnAgentThatHangs : everything that Kubernetes knows of the node still looks well, and the command
+// neither waits for the agent nor passes over it.
+func TestWeftNamesAnAgentThatHangs(t *testing.T) {
+	fault(t, "pause", "agent", "--node=tb-node2")
+	begin := time.Now()
+	out, err := weft(t.Context(), t, "status")
+	took := time.Since(begin)
+	if err == nil || !strings.Contains(out, "on tb-node2: ") || !strings.Contains(out, "it does not answer: no answer within 3s") {
+		t.Errorf("weft status: %v\n%s", err, out)
+	}
+	if strings.Count(out, "no answer") != 2 { // in its row, and among the troubles
+		t.Errorf("want one agent without an answer:\n%s", out)
+	}
+	if took > time.Minute { // the build of the command included, on a busy machine
+		t.Errorf("weft status took %s", took)
+	}
+}
+
+// TestWeftExplainsACutInOneDirection : long before a handshake is old, the command says which of the two directions
+// is cut, and the agent of the side that hears nothing says so too.
+func TestWeftExplainsACutInOneDirection(t *testing.T) {
+	talk(t, 1, 2)
+	talk(t, 2, 1)
+	fault(t, "cut", "tb-node2", "tb-node3", "--udp", "--one-way")
+	begin := time.Now()
+	err := harness.Eventually(t.Context(), time.Minute, "weft explain names the direction", func(ctx context.Context) error {
+		out, err := weft(ctx, t, "explain", "tb-node3", "tb-node2")
+		if err == nil || !strings.Contains(out, "BROKEN   tb-node2 -> tb-node3: what tb-node2 sends to ") || !strings.Contains(out, "does not arrive") {
+			return fmt.Errorf("weft explain: %v\n%s", err, out)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	t.Logf("told %s after the cut", time.Since(begin).Round(100*time.Millisecond))
+	if err := harness.Eventually(t.Context(), time.Minute, "tb-node3 tells that it lost tb-node2", func(context.Context) error {
+		return lostPeer(t, "tb-node3", "tb-node2")
+	}); err != nil {
+		t.Error(err)
+	}
+	if _, err := cluster.Testbed(t.Context(), "fault", "heal", "--all"); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.WaitNodes(t.Context(), nodes, 2*time.Minute); err != nil {
+		t.Error(err)
+	}
+}
