@@ -53,6 +53,10 @@ type Cluster struct {
 	Pools []string
 	// DaemonSets by namespace/name: another network gives itself away there.
 	DaemonSets []string
+	// Pods are those with addresses, and Blocks the Pod CIDRs of each node by its name; both are empty before the
+	// installation.
+	Pods   []corev1.Pod
+	Blocks map[string][]string
 	// KubeProxies are what agents say of a kube-proxy beside Weftnet's own service proxy, a node each.
 	KubeProxies []string
 }
@@ -62,7 +66,7 @@ const MinimumVersion = "1.33.0"
 
 // Results are the answers of every check.
 func (c Cluster) Results() []Result {
-	results := []Result{c.version(), c.addresses(), c.otherNetwork(), c.kubeProxy()}
+	results := []Result{c.version(), c.addresses(), c.otherNetwork(), c.strangers(), c.kubeProxy()}
 	return append(results, c.overlaps()...)
 }
 
@@ -112,6 +116,45 @@ func (c Cluster) otherNetwork() Result {
 		r.Answer, r.Text = Bad, "DaemonSet "+strings.Join(seen, ", ")
 	}
 	return r
+}
+
+// strangers are Pods that an earlier network has wired: they keep what they have until they are made anew, and reach only one
+// another.
+func (c Cluster) strangers() Result {
+	r := Result{
+		Name: "Pods of an earlier network", Answer: Good, Text: "none seen",
+		Do: "make them anew, node by node: kubectl drain NODE, or delete the Pods; those of Weftnet cannot reach them until then",
+	}
+	var seen []string
+	for i := range c.Pods {
+		p := &c.Pods[i]
+		if addr := c.strange(p); addr.IsValid() {
+			seen = append(seen, fmt.Sprintf("%s/%s (%s on %s)", p.Namespace, p.Name, addr, p.Spec.NodeName))
+		}
+	}
+	if slices.Sort(seen); len(seen) > 0 {
+		r.Answer, r.Text = Bad, fmt.Sprintf("%d: %s", len(seen), strings.Join(seen, ", "))
+	}
+	return r
+}
+
+// strange is an address of a running Pod that its node was not given; none where the node has not been given any yet.
+func (c Cluster) strange(p *corev1.Pod) netip.Addr {
+	blocks := c.Blocks[p.Spec.NodeName]
+	if p.Spec.HostNetwork || len(blocks) == 0 || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		return netip.Addr{}
+	}
+	for _, ip := range p.Status.PodIPs {
+		addr, err := netip.ParseAddr(ip.IP)
+		in := func(block string) bool {
+			prefix, err := netip.ParsePrefix(block)
+			return err == nil && prefix.Contains(addr)
+		}
+		if err == nil && !slices.ContainsFunc(blocks, in) {
+			return addr
+		}
+	}
+	return netip.Addr{}
 }
 
 // kubeProxy is told of in any case, since who serves Services is good to know; it is wrong only

@@ -19,8 +19,20 @@ func cluster() Cluster {
 	return Cluster{
 		Version: "v1.37.2", Nodes: []corev1.Node{node}, ServiceCIDRs: []string{"10.96.0.0/16", "fd00:10:96::/112"},
 		Pools: []string{"10.244.0.0/16", "fd00:10:244::/48"}, DaemonSets: []string{"kube-system/kube-proxy"},
+		Blocks: map[string][]string{"a": {"10.244.0.0/24", "fd00:10:244::/64"}}, Pods: []corev1.Pod{podOn("a", "10.244.0.5", "fd00:10:244::5")},
 	}
 }
+
+func podOn(node string, addresses ...string) corev1.Pod {
+	p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}, Spec: corev1.PodSpec{NodeName: node}}
+	p.Status.Phase = corev1.PodRunning
+	for _, a := range addresses {
+		p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: a})
+	}
+	return p
+}
+
+const strangers = "Pods of an earlier network"
 
 func TestCluster(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -42,6 +54,17 @@ func TestCluster(t *testing.T) {
 		"kube-proxy alone":            {func(*Cluster) {}, "kube-proxy", Good, "DaemonSet kube-system/kube-proxy"},
 		"no kube-proxy":               {func(c *Cluster) { c.DaemonSets = nil }, "kube-proxy", Good, "none seen"},
 		"kube-proxy beside ours":      {func(c *Cluster) { c.KubeProxies = []string{"a: kube-proxy runs"} }, "kube-proxy", Bad, "a: kube-proxy runs"},
+		"Pods of our own":             {func(*Cluster) {}, strangers, Good, "none seen"},
+		"a Pod of another network":    {func(c *Cluster) { c.Pods = append(c.Pods, podOn("a", "10.42.0.7")) }, strangers, Bad, "1: shop/web (10.42.0.7 on a)"},
+		"its second address":          {func(c *Cluster) { c.Pods = append(c.Pods, podOn("a", "10.244.0.7", "fd00:42::7")) }, strangers, Bad, "fd00:42::7 on a"},
+		"in another node's block":     {func(c *Cluster) { c.Pods = append(c.Pods, podOn("a", "10.244.1.7")) }, strangers, Bad, "10.244.1.7 on a"},
+		"a node without blocks yet":   {func(c *Cluster) { c.Pods = append(c.Pods, podOn("b", "10.42.0.7")) }, strangers, Good, ""},
+		"a Pod of the host's network": {func(c *Cluster) { p := podOn("a", "10.200.0.11"); p.Spec.HostNetwork = true; c.Pods = []corev1.Pod{p} }, strangers, Good, ""},
+		"a Pod that has ended": {func(c *Cluster) {
+			p := podOn("a", "10.42.0.7")
+			p.Status.Phase = corev1.PodSucceeded
+			c.Pods = []corev1.Pod{p}
+		}, strangers, Good, ""},
 		"a DaemonSet of another sort": {func(c *Cluster) { c.DaemonSets = []string{"x/my-cilium"} }, "other networks", Good, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

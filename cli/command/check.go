@@ -31,7 +31,7 @@ func checkCommand(a *access) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check whether the cluster, or this node, can carry Weftnet",
-		Long: "Check the cluster: its version, the nodes' addresses, other networks, and whether the address pools overlap\n" +
+		Long: "Check the cluster: its version, the nodes' addresses, other networks and the Pods that they left, and whether the address pools overlap\n" +
 			"the Service CIDRs or the nodes. Before the installation, --pool names the ranges to be used.\n" +
 			"With --node, check this node as root instead: what its kernel can do, each thing by really trying it in a\n" +
 			"namespace of its own, and whether it reaches the API server.",
@@ -69,9 +69,11 @@ func checkCluster(ctx context.Context, a *access, pools []string) ([]check.Resul
 	if err != nil {
 		return nil, err
 	}
-	if cluster.KubeProxies, err = kubeProxies(ctx, objects); err != nil {
+	nodes, err := meshNodes(ctx, objects)
+	if err != nil {
 		return nil, err
 	}
+	cluster.KubeProxies, cluster.Blocks = kubeProxies(nodes), blocks(nodes)
 	if cluster.Pools = pools; len(pools) == 0 {
 		if cluster.Pools, err = installedPools(ctx, objects); err != nil {
 			return nil, err
@@ -99,6 +101,11 @@ func gather(ctx context.Context, kube kubernetes.Interface) (check.Cluster, erro
 	for i := range services.Items {
 		c.ServiceCIDRs = append(c.ServiceCIDRs, services.Items[i].Spec.CIDRs...)
 	}
+	pods, err := kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return c, fmt.Errorf("list Pods: %w", err)
+	}
+	c.Pods = pods.Items
 	daemons, err := kube.AppsV1().DaemonSets("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return c, fmt.Errorf("list DaemonSets: %w", err)
@@ -109,8 +116,8 @@ func gather(ctx context.Context, kube kubernetes.Interface) (check.Cluster, erro
 	return c, nil
 }
 
-// kubeProxies are what the agents tell in their conditions; nothing where Weftnet is not installed yet.
-func kubeProxies(ctx context.Context, objects client.Client) ([]string, error) {
+// meshNodes are those of the cluster; none where Weftnet is not installed yet.
+func meshNodes(ctx context.Context, objects client.Client) ([]v1alpha1.MeshNode, error) {
 	var nodes v1alpha1.MeshNodeList
 	switch err := objects.List(ctx, &nodes); {
 	case meta.IsNoMatchError(err):
@@ -118,14 +125,28 @@ func kubeProxies(ctx context.Context, objects client.Client) ([]string, error) {
 	case err != nil:
 		return nil, fmt.Errorf("list MeshNodes: %w", err)
 	}
+	return nodes.Items, nil
+}
+
+// kubeProxies are what the agents tell in their conditions.
+func kubeProxies(nodes []v1alpha1.MeshNode) []string {
 	var seen []string
-	for i := range nodes.Items {
-		c := meta.FindStatusCondition(nodes.Items[i].Status.Conditions, v1alpha1.ConditionKubeProxyPresent)
+	for i := range nodes {
+		c := meta.FindStatusCondition(nodes[i].Status.Conditions, v1alpha1.ConditionKubeProxyPresent)
 		if c != nil && c.Status == metav1.ConditionTrue {
-			seen = append(seen, nodes.Items[i].Name+": "+c.Message)
+			seen = append(seen, nodes[i].Name+": "+c.Message)
 		}
 	}
-	return seen, nil
+	return seen
+}
+
+// blocks are the Pod CIDRs of each node.
+func blocks(nodes []v1alpha1.MeshNode) map[string][]string {
+	out := map[string][]string{}
+	for i := range nodes {
+		out[nodes[i].Name] = nodes[i].Spec.PodCIDRs
+	}
+	return out
 }
 
 // lookForKubeProxy looks on this node.
