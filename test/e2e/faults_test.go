@@ -89,11 +89,44 @@ func checkFlow(t *testing.T, target netip.Addr, result harness.StreamResult, err
 	}
 }
 
-// TestKillingAgentsLosesNoPacket kills the agents on both sides of live flows with SIGKILL.
+// liveTCP has a TCP stream between two nodes in each family at once, well below what the mesh can carry, and gives a
+// function that waits for their end and requires that each went on: not reset, and in no second silent.
+func liveTCP(t *testing.T, port uint16, length time.Duration) (wait func()) {
+	t.Helper()
+	from, to := &probes.Pods[1], &probes.Pods[2]
+	targets := harness.Addresses(to)
+	results, errs := make([]harness.StreamResult, len(targets)), make([]error, len(targets))
+	var streams sync.WaitGroup
+	for i, target := range targets {
+		at := port + uint16(i)
+		if err := cluster.ServeStreams(t.Context(), to, at); err != nil {
+			t.Fatal(err)
+		}
+		streams.Go(func() {
+			results[i], errs[i] = cluster.RunStream(t.Context(), harness.Stream{From: from, To: target, Port: at, For: length, BitsPerSecond: 8_000_000})
+		})
+	}
+	return func() {
+		t.Helper()
+		streams.Wait()
+		for i, target := range targets {
+			r := results[i]
+			t.Logf("TCP to %s: %.1f Mbit/s, %d segments sent again, silent in %d of %d seconds", target, r.BitsPerSecond/1e6, r.Retransmits, r.Idle, r.Seconds)
+			if errs[i] != nil || r.Idle > 0 || r.Seconds < int(length.Seconds()) {
+				t.Errorf("TCP to %s did not go on: silent in %d of %d seconds: %v", target, r.Idle, r.Seconds, errs[i])
+			}
+		}
+	}
+}
+
+// TestKillingAgentsLosesNoPacket kills the agents on both sides of live flows and live TCP streams with SIGKILL.
 func TestKillingAgentsLosesNoPacket(t *testing.T) {
-	steadyFlows(t, 5311, 20*time.Second, func() {
+	const length = 20 * time.Second
+	streams := liveTCP(t, 5313, length)
+	steadyFlows(t, 5311, length, func() {
 		fault(t, "kill", "agent", "--node=tb-node2,tb-node3")
 	})
+	streams()
 	if err := cluster.WaitNodes(t.Context(), nodes, 2*time.Minute); err != nil {
 		t.Error(err)
 	}

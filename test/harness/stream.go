@@ -19,8 +19,10 @@ type Stream struct {
 	To   netip.Addr
 	Port uint16
 	For  time.Duration
-	// PacketsPerSecond of UDP, with 100 bytes each; 0 means TCP at full speed.
+	// PacketsPerSecond of UDP, with 100 bytes each; 0 means TCP.
 	PacketsPerSecond int
+	// BitsPerSecond of TCP; 0 means full speed.
+	BitsPerSecond int
 	// Parallel TCP connections; 0 means one.
 	Parallel int
 }
@@ -31,6 +33,8 @@ type StreamResult struct {
 	BitsPerSecond float64
 	// Retransmits of TCP.
 	Retransmits int
+	// Seconds in which the stream was looked at, and Idle those of them in which nothing was sent.
+	Seconds, Idle int
 }
 
 // ServeStreams starts the receiving side of streams in a Pod, in the background.
@@ -53,6 +57,9 @@ func (c *Cluster) RunStream(ctx context.Context, s Stream) (StreamResult, error)
 	if s.PacketsPerSecond > 0 {
 		args = append(args, "-u", "-l", strconv.Itoa(datagramBytes), "-b", strconv.Itoa(s.PacketsPerSecond*datagramBytes*8))
 	}
+	if s.BitsPerSecond > 0 {
+		args = append(args, "-b", strconv.Itoa(s.BitsPerSecond))
+	}
 	if s.Parallel > 1 {
 		args = append(args, "-P", strconv.Itoa(s.Parallel))
 	}
@@ -73,8 +80,11 @@ type flowSum struct {
 // parseStream reads the report that iperf3 prints with -J.
 func parseStream(report []byte, udp bool) (StreamResult, error) {
 	var r struct {
-		Error string `json:"error"`
-		End   struct {
+		Error     string `json:"error"`
+		Intervals []struct {
+			Sum flowSum `json:"sum"`
+		} `json:"intervals"`
+		End struct {
 			Sum      flowSum `json:"sum"`
 			Sent     flowSum `json:"sum_sent"`
 			Received flowSum `json:"sum_received"`
@@ -89,7 +99,13 @@ func parseStream(report []byte, udp bool) (StreamResult, error) {
 	if udp {
 		return StreamResult{Packets: r.End.Sum.Packets, Lost: r.End.Sum.Lost, BitsPerSecond: r.End.Sum.BitsPerSecond}, nil
 	}
-	return StreamResult{BitsPerSecond: r.End.Received.BitsPerSecond, Retransmits: r.End.Sent.Retransmits}, nil
+	result := StreamResult{BitsPerSecond: r.End.Received.BitsPerSecond, Retransmits: r.End.Sent.Retransmits, Seconds: len(r.Intervals)}
+	for _, i := range r.Intervals {
+		if i.Sum.BitsPerSecond == 0 {
+			result.Idle++
+		}
+	}
+	return result, nil
 }
 
 // Overruns counts the datagrams that reached a Pod and were dropped there because the program that
