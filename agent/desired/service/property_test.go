@@ -155,6 +155,59 @@ func agreement() func(*rapid.T) {
 	}
 }
 
+// TestSocketsAgreeWithTheModel: what is decided when a process of a Pod or of the node connects is what the
+// model says of its first packet; and what is left to the rules is what only they can do.
+func TestSocketsAgreeWithTheModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var objects []object
+		claims := service.NewClaims()
+		for i := range rapid.IntRange(1, len(poolClusterIPs)).Draw(rt, "services") {
+			objects = append(objects, drawService(rt, i))
+			claims.Set(objects[i].wanted())
+		}
+		for _, o := range objects {
+			w := claims.Settle(o.wanted())
+			at := map[netip.AddrPort]state.SocketFrontend{}
+			for _, s := range w.Sockets() {
+				at[s.Address] = s
+			}
+			for _, f := range w.Frontends {
+				to := netip.AddrPortFrom(f.Addr, f.Port)
+				s, there := at[to]
+				if f.Proto != state.ProtoTCP {
+					continue
+				}
+				delete(at, to)
+				for _, client := range []string{"pod", "self", "node", "mesh"} {
+					compareSocket(rt, f, s, there, client, means(objects, here(), client, clientAddr(client, f.Addr), state.ProtoTCP, to))
+				}
+			}
+			if len(at) > 0 {
+				rt.Fatalf("what is no frontend is balanced at the socket: %v", at)
+			}
+		}
+	})
+}
+
+func clientAddr(client string, like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return addr(clients[client].from[0])
+	}
+	return addr(clients[client].from[1])
+}
+
+func compareSocket(rt *rapid.T, f state.Frontend, s state.SocketFrontend, there bool, client string, want meaning) {
+	slices.SortFunc(want.endpoints, netip.AddrPort.Compare)
+	switch {
+	case !there && want.verdict != "drop" && f.Sources == nil:
+		rt.Fatalf("%s to %s is left to the rules, the model says %s", client, f.FrontendKey, want.verdict)
+	case there && f.Sources != nil:
+		rt.Fatalf("%s is balanced at the socket, which knows nothing of its source ranges", f.FrontendKey)
+	case there && (want.verdict == "refuse") != (len(s.Endpoints) == 0), there && !slices.Equal(s.Endpoints, want.endpoints):
+		rt.Fatalf("%s to %s: %s, the model says %s %s", client, f.FrontendKey, s, want.verdict, want.endpoints)
+	}
+}
+
 func drawDestination(rt *rapid.T, objects []object) netip.AddrPort {
 	pool := slices.Clone(poolExternal)
 	for _, p := range append(slices.Clone(poolClusterIPs), nodeAddr, pair{"10.96.9.9", "fd00:96::99"}) {
