@@ -1,7 +1,9 @@
 package source
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"path/filepath"
 	"time"
@@ -35,7 +37,10 @@ type Connection struct {
 func (c Connection) REST() (*rest.Config, error) {
 	if c.Kubeconfig != "" {
 		cfg, err := clientcmd.BuildConfigFromFlags(c.Server, c.Kubeconfig)
-		if err != nil {
+		switch {
+		case clientcmd.IsEmptyConfig(err): // its own text advises on an environment variable that is not read
+			return nil, fmt.Errorf("read the kubeconfig %s: it names no cluster: is it a kubeconfig?", c.Kubeconfig)
+		case err != nil:
 			return nil, fmt.Errorf("read the kubeconfig %s: %w", c.Kubeconfig, err)
 		}
 		return tuned(cfg), nil
@@ -72,7 +77,10 @@ func Rotating(cfg *rest.Config) (*rest.Config, func(), error) {
 	dialer := connrotation.NewDialer((&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext)
 	own.Dial = dialer.DialContext
 	transport, err := rest.TransportFor(own)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil, fmt.Errorf("connect to the API server: no ServiceAccount is mounted (outside of a Pod give --kubeconfig): %w", err)
+	case err != nil:
 		return nil, nil, fmt.Errorf("connect to the API server: %w", err)
 	}
 	// Trust and credentials are the transport's, which every client shares.

@@ -7,6 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -20,10 +24,49 @@ func certificate(s *httptest.Server) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
 }
 
+// TestConnectionFaultsSayWhatToDo : these errors are all that the log of an agent has when it cannot start.
+func TestConnectionFaultsSayWhatToDo(t *testing.T) {
+	garbage := filepath.Join(t.TempDir(), "garbage")
+	broken := filepath.Join(t.TempDir(), "broken")
+	if err := errors.Join(os.WriteFile(garbage, []byte("a: b\n"), 0o600), os.WriteFile(broken, []byte("\t{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		c    Connection
+		says []string
+	}{
+		"nothing":           {Connection{}, []string{"--api-server or --kubeconfig"}},
+		"no such file":      {Connection{Kubeconfig: "/no/such"}, []string{"/no/such", "no such file"}},
+		"not a kubeconfig":  {Connection{Kubeconfig: garbage}, []string{garbage, "names no cluster"}},
+		"not YAML":          {Connection{Kubeconfig: broken}, []string{broken}},
+		"garbage for a URL": {Connection{Server: "ht!tp://x y"}, []string{"the API server", "ht!tp://x y"}},
+		"not in a Pod":      {Connection{Server: "192.0.2.1:6443"}, []string{"ServiceAccount", "--kubeconfig"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, err := test.c.REST()
+			if err == nil {
+				_, _, err = Rotating(cfg)
+			}
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, want := range test.says {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q does not say %q", err, want)
+				}
+			}
+			if strings.Contains(err.Error(), "KUBERNETES_MASTER") {
+				t.Errorf("%q sends the reader the wrong way", err)
+			}
+		})
+	}
+}
+
 // TestRotatingEndsWhatHangsOnALostConnection : clients of several groups share one connection; when it is closed,
 // what waits for an answer learns of it, and the next request makes a new one.
 func TestRotatingEndsWhatHangsOnALostConnection(t *testing.T) {
 	watched := make(chan struct{})
+	begun := sync.OnceFunc(func() { close(watched) }) // a client whose connection is closed may try again
 	var connections atomic.Int32
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer secret" || r.Header.Get("User-Agent") != "tester" {
@@ -31,7 +74,7 @@ func TestRotatingEndsWhatHangsOnALostConnection(t *testing.T) {
 			return
 		}
 		if r.URL.Query().Get("watch") != "" {
-			close(watched)
+			begun()
 			<-r.Context().Done()
 			return
 		}
