@@ -123,8 +123,8 @@ func Open(c Config) (*Log, Recovery, error) {
 		return nil, rec, errors.Join(err, lock.Close())
 	}
 	if err := l.rewrite(); err != nil {
-		if rec.Fresh {
-			return nil, rec, errors.Join(err, lock.Close())
+		if rec.Fresh { // there is nothing to go by: no Pod of this node could be told from a stranger
+			return nil, rec, errors.Join(fmt.Errorf("begin the attachment log (it is made when the disk takes it): %w", err), lock.Close())
 		}
 		rec.Unwritable, l.broken = err, true
 	}

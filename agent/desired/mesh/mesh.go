@@ -202,7 +202,7 @@ func waitingFor(own *member, in Input) string {
 	case len(in.Keys) == 0:
 		return "the node has no key"
 	case own == nil && in.Snapshot.Partial:
-		return "neither the API server nor the peer cache knows the MeshNode of this node yet"
+		return "the API server has not answered in full since the agent began (does this node reach it? see the agent's log), and the peer cache on the disk does not know this node yet"
 	case own == nil:
 		return "the operator has not made the MeshNode of this node yet"
 	case len(own.podCIDRs) == 0:
