@@ -3,6 +3,7 @@ package command
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -30,10 +31,14 @@ type access struct {
 
 func (a *access) config() (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.WarnIfAllMissing = false // the error tells it
 	rules.ExplicitPath = a.kubeconfig
 	overrides := &clientcmd.ConfigOverrides{CurrentContext: a.context}
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides).ClientConfig()
-	if err != nil {
+	switch {
+	case clientcmd.IsEmptyConfig(err): // its own text advises on an environment variable that is not read
+		return nil, fmt.Errorf("find the cluster: no kubeconfig names one (looked at %s): set --kubeconfig or $KUBECONFIG", strings.Join(rules.GetLoadingPrecedence(), ", "))
+	case err != nil:
 		return nil, fmt.Errorf("find the cluster (--kubeconfig, $KUBECONFIG or ~/.kube/config): %w", err)
 	}
 	config.QPS, config.Burst = 50, 100 // a command of a person, not a controller that shares the server with many

@@ -38,8 +38,9 @@ func healthy() *view.Mesh {
 			},
 			Status: v1alpha1.MeshNodeStatus{
 				PublicKey: "key-" + name, KeyEpoch: 1, ListenPort: 51820, MTU: 1420,
-				Endpoints:  []string{"10.200.0.1" + digit, "fd00:c8::1" + digit},
-				Conditions: []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue}},
+				Endpoints: []string{"10.200.0.1" + digit, "fd00:c8::1" + digit},
+				Conditions: []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue},
+					{Type: v1alpha1.ConditionKubeProxyPresent, Status: metav1.ConditionFalse, Reason: "NoKubeProxy"}},
 			},
 		})
 	}
@@ -93,6 +94,9 @@ var faults = []fault{
 	{"peers not connected", func(m *view.Mesh) {
 		condition(m, "b", v1alpha1.ConditionPeersConnected, "NoHandshake", "a")
 	}, Suspect, "b", []string{"PeersConnected", "NoHandshake"}},
+	{"kube-proxy beside Weftnet's own", func(m *view.Mesh) {
+		m.MeshNode("b").Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionKubeProxyPresent, Status: metav1.ConditionTrue, Reason: "KubeProxyRunning", Message: "it answers on port 10249"}}
+	}, Suspect, "b", []string{"KubeProxyPresent", "KubeProxyRunning"}},
 	{"same key", func(m *view.Mesh) { m.MeshNode("b").Status.PublicKey = "key-a" }, Broken, "a <-> b", []string{"the same key"}},
 	{"no common family", func(m *view.Mesh) {
 		m.MeshNode("a").Status.Endpoints, m.MeshNode("b").Status.Endpoints = []string{"10.200.0.11"}, []string{"fd00:c8::12"}

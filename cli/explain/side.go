@@ -137,7 +137,7 @@ func conditions(s side) []Finding {
 	elsewhere := []string{v1alpha1.ConditionReady, v1alpha1.ConditionAllocated}
 	var found []Finding
 	for _, c := range n.Status.Conditions {
-		if c.Status == metav1.ConditionTrue || slices.Contains(elsewhere, c.Type) {
+		if view.Holds(c) || slices.Contains(elsewhere, c.Type) {
 			continue
 		}
 		level := Suspect

@@ -5,7 +5,6 @@ package overview
 import (
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -146,17 +145,10 @@ func agentTrouble(m *view.Mesh, name string) string {
 	return fmt.Sprintf("agent %s on %s: %s", agent.Pod, name, strings.Join(what, "; "))
 }
 
-// badWhenTrue are the conditions that tell a fault by being true.
-var badWhenTrue = []string{v1alpha1.ConditionExhausted, v1alpha1.ConditionConflict, v1alpha1.ConditionShrunk, v1alpha1.ConditionKubeProxyPresent}
-
 func unmet(about string, conditions []metav1.Condition) []string {
 	var lines []string
 	for _, c := range conditions {
-		bad := c.Status != metav1.ConditionTrue
-		if slices.Contains(badWhenTrue, c.Type) {
-			bad = c.Status == metav1.ConditionTrue
-		}
-		if bad {
+		if !view.Holds(c) {
 			lines = append(lines, fmt.Sprintf("%s: %s is %s: %s: %s", about, c.Type, c.Status, c.Reason, c.Message))
 		}
 	}

@@ -2,7 +2,9 @@ package view
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -103,10 +105,16 @@ func (m *Mesh) takePods(pods []corev1.Pod) (agents []corev1.Pod) {
 	return agents
 }
 
-// wrap adds what was tried; a cluster without Weftnet's kinds gets an answer it can use.
+// wrap adds what was tried; a cluster without Weftnet's kinds gets an answer it can use, and so does who cannot
+// reach the API server.
 func wrap(did string, err error) error {
-	if meta.IsNoMatchError(err) {
+	var request *url.Error
+	switch {
+	case meta.IsNoMatchError(err):
 		return fmt.Errorf("%s: this cluster does not know the kind; is Weftnet's chart installed? %w", did, err)
+	case errors.As(err, &request):
+		return fmt.Errorf("the API server does not answer; is it running, and does the kubeconfig name the right one? Traffic goes on without it: %w", request)
+	default:
+		return fmt.Errorf("%s: %w", did, err)
 	}
-	return fmt.Errorf("%s: %w", did, err)
 }

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 )
@@ -114,6 +115,17 @@ func (m *Mesh) LastHandshake(node string) (age time.Duration, known bool) {
 // Ready says whether the MeshNode's condition Ready is true.
 func Ready(n *v1alpha1.MeshNode) bool {
 	return meta.IsStatusConditionTrue(n.Status.Conditions, v1alpha1.ConditionReady)
+}
+
+// badWhenTrue are the conditions that tell a fault by being true.
+var badWhenTrue = []string{v1alpha1.ConditionExhausted, v1alpha1.ConditionConflict, v1alpha1.ConditionShrunk, v1alpha1.ConditionKubeProxyPresent}
+
+// Holds says whether a condition is as it should be.
+func Holds(c metav1.Condition) bool {
+	if slices.Contains(badWhenTrue, c.Type) {
+		return c.Status != metav1.ConditionTrue
+	}
+	return c.Status == metav1.ConditionTrue
 }
 
 func find[T any](list []T, match func(*T) bool) *T {
