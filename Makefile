@@ -73,8 +73,16 @@ test-first-packet: ## 201 Pods started under a policy while their addresses are 
 	$(GO) test -tags e2e,firstpacket -count=1 -timeout 30m -v -run 'NoPacketBeforeThePolicy|OpenSoon' $(ARGS) ./test/e2e/policy
 
 .PHONY: test-rolling
-test-rolling: ## 20 Pods roll under 500 requests a second: not one may fail. Not shown yet with clients at the socket path (root).
+test-rolling: ## 20 Pods roll under 500 requests a second, through the rules and then at the socket: not one may fail (root).
 	$(GO) test -tags e2e,rolling -count=1 -timeout 30m -v -run RollingUpdate $(ARGS) ./test/e2e/service
+	$(GO) test -tags e2e,rolling -count=1 -timeout 30m -v -run RollingUpdate $(ARGS) ./test/e2e/service -sockets
+
+# What Services mean, which must be the same wherever a connection is balanced.
+SEMANTICS := EveryWayIn|ClientAddress|Hairpin|PolicyLocal|Affinity|SourceRanges|NoEndpoint|UnknownPort|LastResort|NamedPorts|Hints|AnotherClass|WhereConnections
+
+.PHONY: test-sockets
+test-sockets: ## The tests of what Services mean once more, with TCP connections of Pods and nodes balanced at the socket (root).
+	$(GO) test -tags e2e -count=1 -timeout 30m -v -run '$(SEMANTICS)' $(ARGS) ./test/e2e/service -sockets
 
 .PHONY: test-upstream
 test-upstream: ## Upstream's own tests, all that this kernel can run: [sig-network], Netpol, ClusterNetworkPolicy; no kube-proxy (root; an hour).

@@ -14,9 +14,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/weftnet/weftnet/crds/v1alpha1"
 	"github.com/weftnet/weftnet/test/harness"
 )
 
@@ -191,6 +194,19 @@ func TestTableDeletedByAnother(t *testing.T) {
 		}
 	}
 	t.Logf("all serve again %s after the table was deleted", time.Since(began).Round(time.Millisecond))
+	node := probes.Hosts[1].Spec.NodeName
+	awaitEvent(t, "default", "MeshNode", node, "ServiceTableRepaired", table)
+	eventually(t, "the condition tells of it", func() error {
+		var n v1alpha1.MeshNode
+		if err := cluster.Mesh.Get(t.Context(), client.ObjectKey{Name: node}, &n); err != nil {
+			return err
+		}
+		c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionServiceProxyReady)
+		if c == nil || c.Status != metav1.ConditionTrue || !strings.Contains(c.Message, "another program had changed or deleted") {
+			return fmt.Errorf("it is %+v", c)
+		}
+		return nil
+	})
 }
 
 // TestElementDeletedByAnother takes single elements away.

@@ -6,12 +6,10 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
@@ -121,22 +119,4 @@ func (p *podLife) stage(at time.Time) string {
 	default:
 		return "not ready yet, created " + since(p.created) + " before"
 	}
-}
-
-// inNamespaceOf runs f on a thread of its own in a node's network namespace; not at all if that cannot be.
-func inNamespaceOf(node string, f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		h, err := netns.GetFromPath("/run/netns/" + node)
-		if err != nil {
-			return
-		}
-		defer func() { _ = h.Close() }()
-		if netns.Set(h) == nil {
-			f()
-		}
-	}()
-	<-done
 }

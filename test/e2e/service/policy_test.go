@@ -90,12 +90,13 @@ func TestInternalPolicyLocal(t *testing.T) {
 	}
 }
 
-// TestAffinity : a client stays with its endpoint, by ClusterIP and by NodePort, and another client
-// need not share it.
+// TestAffinity : a client stays with its endpoint, by ClusterIP, by NodePort and by a load balancer's address,
+// and another client need not share it.
 func TestAffinity(t *testing.T) {
 	s := makeService(t, "affinity", func(spec *corev1.ServiceSpec) {
-		spec.Type, spec.SessionAffinity = corev1.ServiceTypeNodePort, corev1.ServiceAffinityClientIP
+		spec.Type, spec.SessionAffinity = corev1.ServiceTypeLoadBalancer, corev1.ServiceAffinityClientIP
 	})
+	giveAddresses(t, s, loadBalancerIPs)
 	for family, ip := range clusterIPs(s) {
 		for _, protocol := range protocols {
 			cluster, outer := netip.AddrPortFrom(ip, portOf(protocol)), netip.AddrPortFrom(nodeAddrs(0)[family], nodePort(s, protocol))
@@ -106,7 +107,11 @@ func TestAffinity(t *testing.T) {
 	}
 	outside := outsidePlace(t, 1)
 	for family := range 2 {
+		outside.route(t, loadBalancerIPs[family], nodeAddrs(1)[family])
 		stays(t, outside, corev1.ProtocolTCP, netip.AddrPortFrom(nodeAddrs(2)[family], nodePort(s, corev1.ProtocolTCP)))
+		for _, from := range []place{outside, podPlace(t, &probes.Pods[0])} {
+			stays(t, from, corev1.ProtocolTCP, netip.AddrPortFrom(loadBalancerIPs[family], portTCP))
+		}
 	}
 }
 

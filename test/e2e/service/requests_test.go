@@ -3,7 +3,6 @@
 package service
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/weftnet/weftnet/agent/kernel/conntrack"
-	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/test/requester"
 )
 
@@ -78,27 +76,6 @@ func (r *requests) note(name string, f requester.Failure) {
 		}
 	}
 	r.failures = append(r.failures, noted)
-}
-
-// allFlows are the TCP flows that any node knows.
-func allFlows() []conntrack.Flow {
-	var out []conntrack.Flow
-	for _, host := range probes.Hosts {
-		inNamespaceOf(host.Spec.NodeName, func() {
-			k, err := conntrack.New()
-			if err != nil {
-				return
-			}
-			defer func() { _ = k.Close() }()
-			flows, _ := k.List(context.Background())
-			for _, f := range flows {
-				if f.Original.Protocol == state.ProtoTCP {
-					out = append(out, f)
-				}
-			}
-		})
-	}
-	return out
 }
 
 // end stops the requests and requires that none has failed, and that there were as many as wanted.

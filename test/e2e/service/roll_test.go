@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -103,12 +104,29 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitRolled(t)
+	throughRules(t, s, !*atSockets)
 	lasted := time.Since(began)
 	l.end(t, rollRate, lasted)
 	for name := range podNames(t) {
 		if before[name] {
 			t.Errorf("Pod %s was not replaced", name)
 		}
+	}
+}
+
+// throughRules requires that the load of Pods and nodes is translated by the rules, or that none of it is: what
+// is not at the socket shows nothing of the balancing there.
+func throughRules(t *testing.T, s *corev1.Service, want bool) {
+	t.Helper()
+	ips, n, all := clusterIPs(s), 0, allFlows()
+	for _, f := range all {
+		if slices.Contains(ips, f.Original.Dst.Addr()) {
+			n++
+		}
+	}
+	t.Logf("%d of %d TCP flows that the nodes know were begun to the ClusterIP", n, len(all))
+	if (n > 0) != want {
+		t.Errorf("%d flows to the ClusterIP were translated by the rules: want some: %t", n, want)
 	}
 }
 
