@@ -53,6 +53,8 @@ func TestLoadBalancerOfAnotherClass(t *testing.T) {
 		eachWay(func(family int, protocol corev1.Protocol) {
 			reaches(t, from, protocol, netip.AddrPortFrom(loadBalancerIPs[family], portOf(protocol)), allPods()...)
 		})
+	}
+	for _, from := range []place{podPlace(t, &probes.Pods[0]), outside} {
 		for _, a := range proxied {
 			if who, err := from.ask(t, corev1.ProtocolTCP, netip.AddrPortFrom(a, portTCP), "hostname"); err == nil {
 				t.Errorf("%s asks %s, of ipMode Proxy, and %s answers", from.name, a, who)
@@ -122,10 +124,9 @@ func TestServiceCIDRsComeAndGo(t *testing.T) {
 		}
 	}
 	has(true)
-	for _, from := range []place{podPlace(t, &probes.Pods[0]), nodePlace(t, 1)} {
-		for _, a := range []string{"10.111.7.9", "fd00:111::9"} {
-			fails(t, from, corev1.ProtocolTCP, netip.AddrPortFrom(netip.MustParseAddr(a), portTCP), dropped, "dropped")
-		}
+	for i, from := range []place{podPlace(t, &probes.Pods[0]), nodePlace(t, 1)} {
+		to := netip.MustParseAddr([]string{"10.111.7.9", "fd00:111::9"}[i])
+		fails(t, from, corev1.ProtocolTCP, netip.AddrPortFrom(to, portTCP), dropped, "dropped")
 	}
 	remove()
 	has(false)
