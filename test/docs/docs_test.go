@@ -144,6 +144,51 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	}
 }
 
+// property is a field of a CRD's schema.
+type property struct {
+	Description string              `json:"description"`
+	Properties  map[string]property `json:"properties"`
+	Items       *property           `json:"items"`
+}
+
+// unexplained are the fields of which `kubectl explain` has nothing to say.
+func (p property) unexplained(path string) (found []string) {
+	for name, field := range p.Properties {
+		if field.Description == "" && path+"."+name != ".metadata" { // Kubernetes explains that one
+			found = append(found, path+"."+name)
+		}
+		found = append(found, field.unexplained(path+"."+name)...)
+	}
+	if p.Items != nil {
+		found = append(found, p.Items.unexplained(path+"[]")...)
+	}
+	return found
+}
+
+func TestEveryFieldExplainsItself(t *testing.T) {
+	for _, kind := range []string{"meshnodes", "ippools", "meshconfigs", "nodeblocks"} {
+		var crd struct {
+			Spec struct {
+				Versions []struct {
+					Schema struct {
+						OpenAPIV3Schema property `json:"openAPIV3Schema"`
+					} `json:"schema"`
+				} `json:"versions"`
+			} `json:"spec"`
+		}
+		if err := yaml.Unmarshal([]byte(read(t, "crds/weftnet.io_"+kind+".yaml")), &crd); err != nil {
+			t.Fatal(err)
+		}
+		schema := crd.Spec.Versions[0].Schema.OpenAPIV3Schema
+		if len(schema.Properties["spec"].Properties) == 0 {
+			t.Fatalf("%s: no field was found", kind)
+		}
+		if found := schema.unexplained(""); len(found) > 0 {
+			t.Errorf("kubectl explain %s says nothing of %v", kind, found)
+		}
+	}
+}
+
 func TestEveryReasonIsDocumented(t *testing.T) {
 	page := read(t, "docs/operations.md")
 	reasons := matches(source(t, "crds", "agent/status", "agent/desired"), `(?m)^\s*(?:R|r)eason\w+\s+= "(\w+)"`)
