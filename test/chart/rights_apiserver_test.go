@@ -27,6 +27,11 @@ import (
 // tokenClient acts with a token of a ServiceAccount of the chart; bound to a Pod if one is given.
 func (c *cluster) tokenClient(account, pod string) client.Client {
 	c.t.Helper()
+	return apiserver.Client(c.t, c.tokenConfig(account, pod))
+}
+
+func (c *cluster) tokenConfig(account, pod string) *rest.Config {
+	c.t.Helper()
 	request := &authenticationv1.TokenRequest{}
 	if pod != "" {
 		var p corev1.Pod
@@ -42,7 +47,7 @@ func (c *cluster) tokenClient(account, pod string) client.Client {
 	}
 	config := rest.AnonymousClientConfig(c.server.Config)
 	config.BearerToken = made.Status.Token
-	return apiserver.Client(c.t, config)
+	return config
 }
 
 // node makes a Node, its MeshNode and an agent Pod on it, as kubelet and DaemonSet would.
@@ -144,10 +149,7 @@ func agentKeepsToItself(c *cluster) {
 // rulesAre compares all that the ServiceAccounts may do, in every namespace that matters, with a
 // list that a person has read. What every authenticated user may do is left out.
 func rulesAre(c *cluster) {
-	// No controller makes it here, and it shows what everybody may do.
-	if err := c.admin.Create(c.t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default", Namespace: namespace}}); err != nil {
-		c.t.Fatal(err)
-	}
+	c.admitDefault()
 	var lines []string
 	for _, account := range []string{"weftnet-agent", "weftnet-operator", "weftnet-wireguard"} {
 		common := c.rules(c.tokenClient("default", ""), namespace)
@@ -165,10 +167,56 @@ func rulesAre(c *cluster) {
 	golden(c.t, "rules.txt", lines)
 }
 
+// admitDefault makes the ServiceAccount that shows what everybody may do; no controller makes it here.
+func (c *cluster) admitDefault() {
+	c.t.Helper()
+	if err := c.admin.Create(c.t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default", Namespace: namespace}}); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// rights are all that an account may do with resources, one verb and resource each, but for what everybody may.
+func (c *cluster) rights(account string) []string {
+	c.t.Helper()
+	may := func(who string) (all []string) {
+		for _, ns := range []string{namespace, "default"} {
+			for _, r := range c.review(c.tokenClient(who, ""), ns).ResourceRules {
+				for _, group := range r.APIGroups {
+					for _, resource := range r.Resources {
+						for _, verb := range r.Verbs {
+							all = append(all, rightOf(verb, group, resource))
+						}
+					}
+				}
+			}
+		}
+		slices.Sort(all)
+		return slices.Compact(all)
+	}
+	return without(may(account), may("default"))
+}
+
 // rules asks the API server what the client may do in a namespace.
 func (c *cluster) rules(who client.Client, ns string) []string {
 	c.t.Helper()
 	var lines []string
+	status := c.review(who, ns)
+	for _, r := range status.ResourceRules {
+		line := fmt.Sprintf("%v %v %v", r.Verbs, r.APIGroups, r.Resources)
+		if len(r.ResourceNames) > 0 {
+			line += fmt.Sprintf(" named %v", r.ResourceNames)
+		}
+		lines = append(lines, line)
+	}
+	for _, r := range status.NonResourceRules {
+		lines = append(lines, fmt.Sprintf("%v %v", r.Verbs, r.NonResourceURLs))
+	}
+	slices.Sort(lines)
+	return slices.Compact(lines)
+}
+
+func (c *cluster) review(who client.Client, ns string) authorizationv1.SubjectRulesReviewStatus {
+	c.t.Helper()
 	review := &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: ns}}
 	if err := who.Create(c.t.Context(), review); err != nil {
 		c.t.Fatal(err)
@@ -176,18 +224,7 @@ func (c *cluster) rules(who client.Client, ns string) []string {
 	if review.Status.Incomplete {
 		c.t.Fatalf("the list of rules is incomplete: %s", review.Status.EvaluationError)
 	}
-	for _, r := range review.Status.ResourceRules {
-		line := fmt.Sprintf("%v %v %v", r.Verbs, r.APIGroups, r.Resources)
-		if len(r.ResourceNames) > 0 {
-			line += fmt.Sprintf(" named %v", r.ResourceNames)
-		}
-		lines = append(lines, line)
-	}
-	for _, r := range review.Status.NonResourceRules {
-		lines = append(lines, fmt.Sprintf("%v %v", r.Verbs, r.NonResourceURLs))
-	}
-	slices.Sort(lines)
-	return slices.Compact(lines)
+	return review.Status
 }
 
 func without(lines, some []string) []string {
