@@ -97,6 +97,26 @@ func texts[T fmt.Stringer](list []T) []string {
 	return out
 }
 
+// TestWaitingNamesWhomItWaitsFor : the kubelet shows the reason as that of a node that is not ready, and it must send
+// the reader to the right place.
+func TestWaitingNamesWhomItWaitsFor(t *testing.T) {
+	away := input(node(2), node(3))
+	away.Snapshot.Partial = true
+	unallocated := input(node(1), node(2))
+	unallocated.Snapshot.Nodes[0].PodCIDRs = nil
+	for want, in := range map[string]Input{
+		"the API server has not answered in full":   away,
+		"the operator has not made the MeshNode":    input(node(2), node(3)),
+		"the operator has not allocated a Pod CIDR": unallocated,
+		"the node has no key":                       func() Input { in := input(node(1)); in.Keys = nil; return in }(),
+		"no WireGuard backend has been found yet":   func() Input { in := input(node(1)); in.Facts.Backend = ""; return in }(),
+	} {
+		if got := Plan(in).Waiting; !strings.Contains(got, want) {
+			t.Errorf("waiting for %q, want %q", got, want)
+		}
+	}
+}
+
 func TestPlanGolden(t *testing.T) {
 	rows := map[string]func() Input{
 		"three-nodes": func() Input { return input(node(1), node(2), node(3)) },
