@@ -12,11 +12,6 @@ import (
 	"time"
 )
 
-const (
-	lockPatience = 10 * time.Minute // unattended upgrades on a fresh cloud machine take some minutes
-	lockRetry    = 3 * time.Second
-)
-
 // Options of Ensure.
 type Options struct {
 	Purposes []string  // empty: Cluster
@@ -88,24 +83,31 @@ func cannotInstall() string {
 	return ""
 }
 
-// Install installs Debian packages. It refreshes the package lists only when they do not know a package or are out of date, and waits
-// for another apt or dpkg to finish.
+// Install installs Debian packages. It refreshes the package lists only when they do not know a package or are out of date, waits
+// for another apt or dpkg to finish, and tries again for a while when the mirror cannot be reached.
 func Install(ctx context.Context, progress io.Writer, packages ...string) error {
 	fmt.Fprintf(progress, "Installing from Debian: %s\n", strings.Join(packages, " "))
 	if !known(ctx, packages) {
-		if err := apt(ctx, progress, "update"); err != nil {
+		if err := refresh(ctx, progress, packages); err != nil {
 			return err
 		}
 	}
 	args := append([]string{"install", "-y", "--no-install-recommends"}, packages...)
-	err := apt(ctx, progress, args...)
-	if err != nil && ctx.Err() == nil { // the lists may name versions that the mirror has replaced
-		if err := apt(ctx, progress, "update"); err != nil {
-			return err
-		}
-		err = apt(ctx, progress, args...)
+	err := apt(ctx, progress, nil, args...)
+	if err == nil || ctx.Err() != nil || errors.Is(err, errUnreachable) {
+		return err
 	}
-	return err
+	// The lists may name versions that the mirror has replaced.
+	if err := refresh(ctx, progress, packages); err != nil {
+		return err
+	}
+	return apt(ctx, progress, nil, args...)
+}
+
+// refresh fetches the package lists. apt-get calls it success, with a warning, when a source cannot be reached, since old
+// lists may do: they do where they know the packages.
+func refresh(ctx context.Context, progress io.Writer, packages []string) error {
+	return apt(ctx, progress, func() bool { return known(ctx, packages) }, "update")
 }
 
 // known tells whether the package lists on this machine have a candidate for each package.
@@ -124,37 +126,45 @@ func allCandidates(policy string, want int) bool {
 	return have == want
 }
 
-func apt(ctx context.Context, progress io.Writer, args ...string) error {
-	deadline := time.Now().Add(lockPatience)
-	for told := false; ; told = true {
+// apt runs apt-get until it succeeds or trying again is of no use. The check, if there is one, tells whether a success
+// brought what it was for; it matters only where the mirror was not reached.
+func apt(ctx context.Context, progress io.Writer, check func() bool, args ...string) error {
+	begin := time.Now()
+	told := trouble(-1)
+	for {
 		output, err := runApt(ctx, args)
-		if err == nil {
+		what := judge(output)
+		if err == nil && (what != unreachable || check == nil || check()) {
 			return nil
 		}
-		if !lockHeld(output) || time.Now().After(deadline) {
-			return fmt.Errorf("apt-get %s: %w\n%s", args[0], err, strings.TrimSpace(output))
+		if ctx.Err() != nil {
+			return fmt.Errorf("apt-get %s: %w", args[0], ctx.Err())
 		}
-		if !told {
-			fmt.Fprintln(progress, "Another package manager is at work; waiting for it.")
+		wait, again := what.retry(time.Since(begin))
+		if !again {
+			return what.failure(args[0], output, err)
+		}
+		if what != told || what == unreachable {
+			fmt.Fprintln(progress, what.progress(time.Since(begin)))
+			told = what
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("apt-get %s: %w", args[0], ctx.Err())
-		case <-time.After(lockRetry):
+		case <-time.After(wait):
 		}
 	}
 }
 
 func runApt(ctx context.Context, args []string) (string, error) {
-	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "DPkg::Lock::Timeout=120"}, args...)...)
+	cmd := exec.CommandContext(ctx, "apt-get", append([]string{
+		"-q", "-o", "DPkg::Lock::Timeout=120",
+		// One attempt must not take all of our patience, nor hide that the mirror is silent.
+		"-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20", "-o", "Acquire::Retries=0",
+	}, args...)...)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_MODE=l", "LC_ALL=C")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
 	return out.String(), err
-}
-
-func lockHeld(output string) bool {
-	return strings.Contains(output, "Could not get lock") || strings.Contains(output, "Unable to lock") ||
-		strings.Contains(output, "Unable to acquire the dpkg frontend lock")
 }
