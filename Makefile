@@ -36,7 +36,7 @@ help: ## Explain every target (this text).
 	  /^[a-z0-9-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: deps ## Build Weftnet, bring up a real cluster, install it with Helm, prove that the wire is encrypted.
+demo: deps ## Build Weftnet, bring up a real cluster, install it, prove that the wire is encrypted. ARGS=--ip-family=ipv4|ipv6.
 	$(GO) run ./test/demo --nodes=$(NODES) $(ARGS)
 
 .PHONY: demo-down

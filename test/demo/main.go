@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weftnet/test/harness"
+	"github.com/weftnet/weftnet/test/testbed/layout"
 )
 
 func main() {
@@ -20,26 +21,31 @@ func main() {
 	defer stop()
 	nodes := flag.Int("nodes", 3, "nodes of the cluster")
 	proxy := flag.String("proxy", "none", "what the testbed brings to serve Services: kube-proxy, or none for Weftnet's own service proxy")
+	familyName := flag.String("ip-family", string(layout.Dual), "the cluster's address families: dual, ipv4 or ipv6")
 	flag.Parse()
-	if err := run(ctx, *nodes, *proxy); err != nil {
+	family, err := layout.ParseFamily(*familyName)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(2)
+	}
+	if err := run(ctx, harness.Options{Nodes: *nodes, Proxy: *proxy, Family: family, Out: os.Stdout}); err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo:", err)
 		fmt.Fprintln(os.Stderr, "The cluster is left as it is, to look at: export KUBECONFIG=.testbed/kubeconfig. `make demo-down` ends it.")
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, nodes int, proxy string) error {
+func run(ctx context.Context, options harness.Options) error {
 	begin := time.Now()
 	root, err := harness.Root()
 	if err != nil {
 		return err
 	}
-	options := harness.Options{Nodes: nodes, Proxy: proxy, Out: os.Stdout}
 	heading(begin, "build the cluster's programs and Weftnet's images")
 	if err := harness.Build(ctx, root, options); err != nil {
 		return err
 	}
-	heading(begin, "bring up %d nodes, without a network", nodes)
+	heading(begin, "bring up %d nodes (%s), without a network", options.Nodes, families(options.Family))
 	cluster, err := harness.Up(ctx, root, options)
 	if err != nil {
 		return err
@@ -73,7 +79,7 @@ func installAndProve(ctx context.Context, cluster *harness.Cluster, options harn
 	if err != nil {
 		return nil, err
 	}
-	return prove(ctx, cluster, probes)
+	return prove(ctx, cluster, probes, options)
 }
 
 func heading(begin time.Time, format string, args ...any) {

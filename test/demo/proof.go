@@ -17,10 +17,13 @@ import (
 	"github.com/weftnet/weftnet/cli/view"
 	"github.com/weftnet/weftnet/test/harness"
 	"github.com/weftnet/weftnet/test/testbed/audit"
+	"github.com/weftnet/weftnet/test/testbed/layout"
 )
 
 // proof is what the demo saw.
 type proof struct {
+	Nodes  int
+	Family layout.Family
 	Mesh   *view.Mesh
 	Probes *harness.Probes
 	// Hops by their kind: Pod to Pod, node to Pod, Pod to node.
@@ -37,8 +40,8 @@ const (
 // agentPatience is how long an agent may take to tell its handshakes.
 const agentPatience = 5 * time.Second
 
-func prove(ctx context.Context, cluster *harness.Cluster, probes *harness.Probes) (*proof, error) {
-	p := &proof{Probes: probes, Hops: map[string][]harness.Hop{}}
+func prove(ctx context.Context, cluster *harness.Cluster, probes *harness.Probes, options harness.Options) (*proof, error) {
+	p := &proof{Nodes: options.Nodes, Family: options.Family, Probes: probes, Hops: map[string][]harness.Hop{}}
 	for kind, ask := range map[string]func(context.Context, *harness.Probes) ([]harness.Hop, error){
 		podToPod: cluster.PodHops, nodeToPod: cluster.NodeToPodHops, podToNode: cluster.PodToNodeHops,
 	} {
@@ -60,6 +63,7 @@ func prove(ctx context.Context, cluster *harness.Cluster, probes *harness.Probes
 func (p *proof) held() error {
 	var faults []error
 	for kind, hops := range p.Hops {
+		faults = append(faults, p.whole(kind, hops))
 		for _, hop := range hops {
 			if !hop.Seen.IsValid() {
 				faults = append(faults, fmt.Errorf("%s: %s got no answer from %s (%s)", kind, hop.From, hop.Target, hop.To))
@@ -72,6 +76,40 @@ func (p *proof) held() error {
 		}
 	}
 	return errors.Join(append(faults, p.Leaks.Err())...)
+}
+
+// whole requires a request between every two, in each family that the cluster has and in no other.
+func (p *proof) whole(kind string, hops []harness.Hop) error {
+	made := map[bool]int{}
+	for _, hop := range hops {
+		made[hop.Target.Addr().Is4()]++
+	}
+	want := p.Nodes * p.Nodes
+	for _, is4 := range []bool{true, false} {
+		switch {
+		case has(p.Family, is4) && made[is4] != want:
+			return fmt.Errorf("%s: %d requests over %s were made, want %d", kind, made[is4], familyOf(is4), want)
+		case !has(p.Family, is4) && made[is4] != 0:
+			return fmt.Errorf("%s: %d requests over %s were made in a cluster without it", kind, made[is4], familyOf(is4))
+		}
+	}
+	return nil
+}
+
+func has(family layout.Family, is4 bool) bool {
+	return family == layout.Dual || (family == layout.IPv4) == is4
+}
+
+func familyOf(is4 bool) layout.Family {
+	if is4 {
+		return layout.IPv4
+	}
+	return layout.IPv6
+}
+
+// families names them as a person writes them.
+func families(family layout.Family) string {
+	return map[layout.Family]string{layout.Dual: "IPv4 and IPv6", layout.IPv4: "IPv4", layout.IPv6: "IPv6"}[family]
 }
 
 func addressesOf(pods []corev1.Pod, name string) []netip.Addr {
@@ -89,7 +127,7 @@ func (p *proof) print(out io.Writer, root string, took time.Duration) {
 	}
 	fmt.Fprintln(out, "\nREQUESTS ACROSS NODES (source address as the far side saw it)")
 	p.printSamples(out)
-	fmt.Fprintln(out, "\nEVERYONE TO EVERYONE, IPv4 and IPv6")
+	fmt.Fprintf(out, "\nEVERYONE TO EVERYONE, %s\n", families(p.Family))
 	for _, kind := range []string{podToPod, nodeToPod, podToNode} {
 		answered := 0
 		for _, hop := range p.Hops[kind] {

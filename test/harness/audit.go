@@ -23,7 +23,8 @@ func SparePodCIDRs() []netip.Prefix {
 }
 
 // StartAudit listens on the underlay for packets that carry a Pod or mesh address in the clear. The
-// mesh addresses lie in the Pod CIDRs.
+// mesh addresses lie in the Pod CIDRs. It listens for both families, also where the cluster has one: a packet of
+// the other has no business there either.
 func (c *Cluster) StartAudit(ctx context.Context) (*audit.Audit, error) {
 	a, err := audit.Start(ctx, audit.Config{
 		Link: underlayBridge, Prefixes: slices.Concat(layout.PodCIDRs(layout.Dual), SparePodCIDRs()), Probes: probePlaces,

@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/weftnet/weftnet/test/testbed/layout"
+	"github.com/weftnet/weftnet/test/testbed/record"
 )
 
 // Options say what cluster Ensure shall leave behind.
@@ -19,6 +23,10 @@ type Options struct {
 	// Proxy is what the testbed brings to serve Services: "none" (the default), which leaves it to
 	// Weftnet, or "kube-proxy", beside which Weftnet's own is switched off.
 	Proxy string
+	// Family of the cluster's addresses; empty means both.
+	Family layout.Family
+	// CNI is the network that the testbed brings along: "none" (the default), or "ptp" for the reference plugins.
+	CNI string
 	// StorageLimits has Pods evicted that write more than they may.
 	StorageLimits bool
 	// Sets of the testbed's programs that are wanted besides those of the cluster itself.
@@ -36,6 +44,12 @@ func (o Options) withDefaults() Options {
 	if o.Proxy == "" {
 		o.Proxy = "none"
 	}
+	if o.Family == "" {
+		o.Family = layout.Dual
+	}
+	if o.CNI == "" {
+		o.CNI = record.None
+	}
 	if o.Out == nil {
 		o.Out = io.Discard
 	}
@@ -44,10 +58,24 @@ func (o Options) withDefaults() Options {
 
 // Values are the arguments for the chart that fit the options.
 func (o Options) Values() []string {
-	if o.Proxy == "kube-proxy" {
-		return append([]string{"--set", "serviceProxy.enabled=false"}, o.Helm...)
+	o = o.withDefaults()
+	var values []string
+	if o.Proxy == record.KubeProxy {
+		values = append(values, "--set", "serviceProxy.enabled=false")
 	}
-	return o.Helm
+	if o.Family != layout.Dual {
+		values = append(values, "--set-json", "ipPools="+pools(o.Family))
+	}
+	return append(values, o.Helm...)
+}
+
+// pools are the chart's pools for a cluster of one family: those of its defaults have both.
+func pools(family layout.Family) string {
+	var cidrs []string
+	for _, prefix := range layout.PodCIDRs(family) {
+		cidrs = append(cidrs, fmt.Sprintf(`{"cidr":%q}`, prefix))
+	}
+	return fmt.Sprintf(`[{"name":"default","cidrs":[%s]}]`, strings.Join(cidrs, ","))
 }
 
 // Build makes the programs of the testbed and Weftnet's images, from their caches where it can.
@@ -69,7 +97,10 @@ func Build(ctx context.Context, root string, options Options) error {
 // Up brings up a cluster that has no network yet, or finds it up.
 func Up(ctx context.Context, root string, options Options) (*Cluster, error) {
 	options = options.withDefaults()
-	args := []string{"up", "--nodes=" + strconv.Itoa(options.Nodes), "--proxy=" + options.Proxy, "--storage-limits=" + strconv.FormatBool(options.StorageLimits)}
+	args := []string{
+		"up", "--nodes=" + strconv.Itoa(options.Nodes), "--proxy=" + options.Proxy, "--ip-family=" + string(options.Family), "--cni=" + options.CNI,
+		"--storage-limits=" + strconv.FormatBool(options.StorageLimits),
+	}
 	_, err := Testbed(ctx, root, options.Out, args...)
 	if err != nil {
 		return nil, fmt.Errorf("bring up the cluster: %w", err)

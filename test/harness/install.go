@@ -3,15 +3,9 @@ package harness
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"slices"
-)
-
-// APIServerHost and APIServerPort are where the testbed's API server listens: the underlay
-// address of its first node.
-const (
-	APIServerHost = "10.200.0.11"
-	APIServerPort = "6443"
 )
 
 // Namespace is where the harness installs Weftnet.
@@ -50,11 +44,15 @@ func (c *Cluster) Upgrade(ctx context.Context, extra ...string) error {
 
 // UpgradeTo does so with another chart, such as that of another version.
 func (c *Cluster) UpgradeTo(ctx context.Context, chart string, extra ...string) error {
+	host, port, err := c.apiServer()
+	if err != nil {
+		return err
+	}
 	args := append([]string{
 		"upgrade", "--install", "weftnet", chart,
 		"--namespace", Namespace, "--create-namespace",
-		"--set", "apiServer.host=" + APIServerHost,
-		"--set", "apiServer.port=" + APIServerPort,
+		"--set", "apiServer.host=" + host,
+		"--set", "apiServer.port=" + port,
 		// The nodes share a kernel; each has a cgroup of its name.
 		"--set", "serviceProxy.cgroup=$(NODE_NAME)",
 	}, extra...)
@@ -62,6 +60,15 @@ func (c *Cluster) UpgradeTo(ctx context.Context, chart string, extra ...string) 
 		return fmt.Errorf("install the chart: %w", err)
 	}
 	return nil
+}
+
+// apiServer is where the testbed's API server listens: the underlay address of its first node, as the kubeconfig has it.
+func (c *Cluster) apiServer() (host, port string, err error) {
+	server, err := url.Parse(c.config.Host)
+	if err != nil {
+		return "", "", fmt.Errorf("read the API server's address in the kubeconfig: %w", err)
+	}
+	return server.Hostname(), server.Port(), nil
 }
 
 // Uninstall removes the release.
