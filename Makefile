@@ -45,7 +45,7 @@ demo-down: cluster-down ## End the demo and leave the machine as it was.
 ##@ Test
 
 .PHONY: test
-test: deps ## All of it, stage by stage with timings: unit, cyclonus, verify, netns, apiserver, a dozen upstream tests, e2e.
+test: deps ## All of it, stage by stage with timings: unit, cyclonus, verify, netns, apiserver, testbed, a dozen upstream tests, e2e.
 	@test/stages.sh $(ARGS)
 
 .PHONY: test-unit
@@ -63,6 +63,10 @@ test-netns: ## Tests on the real kernel, in network namespaces of their own (roo
 .PHONY: test-apiserver
 test-apiserver: ## Tests against a real etcd and kube-apiserver: schemas, RBAC, admission policy, operator, chart.
 	$(GO) test -tags apiserver -count=1 $(ARGS) $(call tagged,apiserver)
+
+.PHONY: test-testbed
+test-testbed: ## The testbed's own suite, with a cluster of its own: two ups are one, up and down after a crash, faults, leak audit (root).
+	$(GO) test -tags e2e -count=1 -p 1 -timeout 20m $(ARGS) ./test/testbed/...
 
 .PHONY: test-e2e
 test-e2e: ## End-to-end suites on the testbed: connectivity, faults, leak audit (root).

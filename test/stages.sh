@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 stages=("$@")
-((${#stages[@]})) || stages=(test-unit test-cyclonus testbed-build verify test-netns test-apiserver test-upstream-dozen test-e2e)
+((${#stages[@]})) || stages=(test-unit test-cyclonus testbed-build verify test-netns test-apiserver test-testbed test-upstream-dozen test-e2e)
 
 summary=()
 failed=0
@@ -26,7 +26,7 @@ for stage in "${stages[@]}"; do
   fi
 done
 
-# The suites share one cluster, and none of them ends it.
+# The suites behind test-testbed share one cluster, and none of them ends it; that one has its own, and takes away what is there.
 printf '\n==== cluster-down\n'
 make --no-print-directory cluster-down ARGS= || failed=1
 

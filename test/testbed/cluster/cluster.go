@@ -187,6 +187,9 @@ func (s *session) startAll(ctx context.Context, template string) error {
 	if err := s.loadFaults(); err != nil {
 		return err
 	}
+	if err := s.endUnrecorded(ctx); err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.startControlPlane(ctx) })
 	for _, n := range state.NodeList() {

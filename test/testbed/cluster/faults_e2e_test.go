@@ -14,8 +14,7 @@ import (
 	"github.com/weftnet/weftnet/test/testbed/proc"
 )
 
-// These tests prove the faults on a running cluster of at least two nodes,
-// with any network or none: they look at the underlay only.
+// These tests prove the faults on a cluster without a network: they look at the underlay only.
 
 const (
 	nodeA, nodeB = layout.Node(1), layout.Node(2)

@@ -138,7 +138,7 @@ func Read(l layout.Layout) (State, error) {
 	}
 	var s State
 	if err := json.Unmarshal(text, &s); err != nil {
-		return State{}, fmt.Errorf("parse %s: %w", file(l), err)
+		return State{}, fmt.Errorf("parse %s (remove it, then run `down`, which finds the rest by name): %w", file(l), err)
 	}
 	return s, nil
 }
