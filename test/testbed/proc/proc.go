@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Process names one process for good.
@@ -63,6 +65,9 @@ func Start(spec Spec) (Process, error) {
 	if spec.Tied {
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}
+	if err := keepInherited(); err != nil {
+		return Process{}, err
+	}
 	if err := InNetNS(spec.NetNS, cmd.Start); err != nil {
 		return Process{}, fmt.Errorf("start %s: %w", filepath.Base(spec.Path), err)
 	}
@@ -70,6 +75,16 @@ func Start(spec Spec) (Process, error) {
 	// Reap it if it ends while this command still runs.
 	go func() { _ = cmd.Wait() }()
 	return p, err
+}
+
+// keepInherited keeps files that this command's caller has left open from what it starts. A process that outlives the
+// command would hold them for its life, such as the lock of a `flock FILE testbed up`.
+func keepInherited() error {
+	const first = 3 // behind standard input, output and error
+	if err := unix.CloseRange(first, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keep the caller's open files from new processes (needs Linux 5.11): %w", err)
+	}
+	return nil
 }
 
 // InNetNS runs f on a thread that stands in the named network namespace.

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestParseStat(t *testing.T) {
@@ -97,5 +99,36 @@ func TestLogAndProgram(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatalf("wait for the log: %v", err)
+	}
+}
+
+// TestInheritedLockIsNotHeld has a file locked that this process leaves open to its children, as a shell does, and
+// requires that the lock ends with us.
+func TestInheritedLockIsNotHeld(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	inherited, err := unix.Open(path, unix.O_CREAT|unix.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(inherited, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, "/bin/sleep", "600")
+	if err := unix.Close(inherited); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	// Between fork and exec the child has it still.
+	if err := Poll(ctx, time.Millisecond, func() (bool, error) { return Program(p.PID) == "sleep", nil }); err != nil {
+		t.Fatal(err)
+	}
+	again, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close() //nolint:errcheck // read only
+	if err := unix.Flock(int(again.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Errorf("the started process holds its starter's lock: %v", err)
 	}
 }
