@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 
@@ -16,6 +15,7 @@ import (
 	desiredpolicy "github.com/weftnet/weftnet/agent/desired/policy"
 	"github.com/weftnet/weftnet/agent/kernel/conntrack"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
+	kernelnode "github.com/weftnet/weftnet/agent/kernel/node"
 	policyloop "github.com/weftnet/weftnet/agent/reconcile/policy"
 	policysource "github.com/weftnet/weftnet/agent/source/policy"
 	"github.com/weftnet/weftnet/agent/state"
@@ -28,6 +28,7 @@ type policies struct {
 	source *policysource.Source
 	table  *nft.Kernel
 	flows  *conntrack.Kernel
+	addrs  *policyloop.Addresses
 	loop   *policyloop.Loop
 	denied policyloop.Denied
 }
@@ -48,11 +49,13 @@ func (a *agent) buildPolicy(cfg *rest.Config, metrics *status.Metrics) error {
 	var err1, err2 error
 	p.flows, err1 = conntrack.New()
 	p.source, err2 = policysource.New(policysource.Config{Node: a.o.node, REST: cfg, Log: a.log})
-	if err := errors.Join(err1, err2); err != nil {
+	own, err3 := kernelnode.NewAddresses()
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
+	p.addrs = policyloop.NewAddresses(a.running, own, a.log.With("part", "policy"))
 	p.loop = policyloop.New(policyloop.Config{
-		Source: p.source, Node: a.policyNode, NodeChanged: a.source.Subscribe(),
+		Source: p.source, Node: a.policyNode, NodeChanged: []<-chan struct{}{a.source.Subscribe(), p.addrs.Changed()},
 		Attachments: a.cni.Standing, AttachmentsChanged: a.cni.Changed(),
 		Table: table, Flows: p.flows, Log: a.log.With("part", "policy"), Recorder: metrics.Policy(),
 	})
@@ -102,24 +105,10 @@ func (a *agent) policyNode() policyloop.Node {
 		}
 	}
 	n.Self.IPs = slices.Concat(snap.InternalIPs, snap.ExternalIPs, n.MeshIPs[a.o.node])
-	n.Self.IPs = append(n.Self.IPs, localAddrs()...)
+	// Whichever of its links the node sends from, it is the node.
+	n.Self.IPs = append(n.Self.IPs, a.policy.addrs.Known()...)
 	n.Options = desiredpolicy.Options{Log: logModes[v1alpha1.LogDenied(snap.Config.Policy.LogDenied)], LogRate: uint32(max(snap.Config.Policy.LogRate, 0))}
 	return n
-}
-
-// localAddrs are those of all links: whichever of them the node sends from, it is the node.
-func localAddrs() []netip.Addr {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil // the Node object's and the mesh's are known in any case
-	}
-	var out []netip.Addr
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() && !p.Addr().IsLinkLocalUnicast() {
-			out = append(out, p.Addr())
-		}
-	}
-	return out
 }
 
 var logModes = map[v1alpha1.LogDenied]desiredpolicy.LogMode{
@@ -138,8 +127,9 @@ func (a *agent) policyWork() map[string]func(context.Context) error {
 		return nil
 	}
 	return map[string]func(context.Context) error{
-		"watch the policies": plain(a.policy.source.Run),
-		"keep the policies":  a.policy.loop.Run,
-		"log denied packets": a.logDenied,
+		"watch the policies":           plain(a.policy.source.Run),
+		"keep the policies":            a.policy.loop.Run,
+		"log denied packets":           a.logDenied,
+		"hear of the node's addresses": plain(a.policy.addrs.Run),
 	}
 }

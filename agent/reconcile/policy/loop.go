@@ -31,7 +31,9 @@ const (
 func (l *Loop) Run(ctx context.Context) error {
 	go l.cut.run(ctx)
 	go l.follow(ctx, l.cfg.Source.Changed(), func() {})
-	go l.follow(ctx, l.cfg.NodeChanged, func() { l.moved.Store(true) })
+	for _, c := range l.cfg.NodeChanged {
+		go l.follow(ctx, c, func() { l.moved.Store(true) })
+	}
 	go l.follow(ctx, l.cfg.AttachmentsChanged, func() { l.moved.Store(true) })
 	go l.watch(ctx)
 	l.moved.Store(true)

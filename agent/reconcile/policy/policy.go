@@ -79,9 +79,10 @@ type Recorder interface {
 // Config is what the loop works with.
 type Config struct {
 	Source Source
-	// Node tells what the mesh knows; NodeChanged is signalled when that may have changed.
+	// Node tells what the mesh knows. It is asked in every pass, so that it must not wait for the kernel. Each
+	// of NodeChanged is signalled when that may have changed.
 	Node        func() Node
-	NodeChanged <-chan struct{}
+	NodeChanged []<-chan struct{}
 	// Attachments are those of which anything may be in the kernel; AttachmentsChanged is signalled
 	// when they may have changed.
 	Attachments        func() []state.Attachment
