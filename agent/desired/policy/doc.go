@@ -20,7 +20,7 @@
 // Chains of judgement are called after their content and shared by all Pods that the same policies
 // select; sets of peers are called after what they follow, and shared by all rules that mean the same.
 // A Pod that comes, goes or is labelled anew changes elements; a policy makes a chain and takes one
-// away, in one transaction. Within a chain of judgement nothing jumps, so that a return from anywhere is
+// away: the new chain stands before anything leads to it, see agent/kernel/nft. Within a chain of judgement nothing jumps, so that a return from anywhere is
 // an accept at egress, after which ingress is asked; a Pod with very many policies has them in parts,
 // which say so by a bit of the packet's mark (0x00010000) that no packet carries out of the table.
 //

@@ -15,7 +15,8 @@ type ElementChange struct {
 	Delete, Add []state.Element
 }
 
-// Change is what has to be done to a table, in the order of its fields. It is one transaction.
+// Change is what has to be done to a table, in the order of its fields. It is one transaction, or
+// two: see stages.
 type Change struct {
 	Family, Name string
 	// Drop deletes the table with all that is in it, before anything else.

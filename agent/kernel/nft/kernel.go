@@ -117,8 +117,8 @@ func (k *Kernel) observeOnce() (Observed, bool, error) {
 	return o, before == after, err
 }
 
-// Apply carries out a change as one transaction: all of it or, on an error, nothing. The error
-// names the steps that the kernel refused.
+// Apply carries out a change: all of it or, on an error, nothing. It is one transaction, but for new chains that
+// a map shall lead to, which are made by one before it. The error names the steps that the kernel refused.
 func (k *Kernel) Apply(ctx context.Context, c Change) error {
 	k.writing.Lock()
 	defer k.writing.Unlock()
@@ -136,6 +136,22 @@ func (k unlocked) Apply(ctx context.Context, c Change) error {
 		return nil
 	}
 	k.forget()
+	stages := c.stages()
+	for i, stage := range stages {
+		err := k.transact(stage)
+		if err == nil {
+			continue
+		}
+		if i > 0 {
+			err = errors.Join(err, k.transact(stages[0].undo()))
+		}
+		return err
+	}
+	return nil
+}
+
+// transact carries out one transaction.
+func (k unlocked) transact(c Change) error {
 	msgs, err := encode(c)
 	if err != nil {
 		return fmt.Errorf("table %s %s: %w", c.Family, c.Name, err)

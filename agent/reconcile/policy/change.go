@@ -7,7 +7,7 @@ import (
 	"github.com/weftnet/weftnet/agent/kernel/nft"
 )
 
-// change is a patch as one transaction.
+// change is a patch as the table takes it.
 func change(p desired.Patch) nft.Change {
 	c := nft.Change{
 		Family: "inet", Name: desired.TableName, Create: p.Create,

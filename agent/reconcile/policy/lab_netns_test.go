@@ -36,8 +36,13 @@ type lab struct {
 	cluster *cluster
 	plugin  *plugin
 	counts  *counts
-	loop    *Loop
-	stop    func()
+	// front stands between the loop and the table, log takes what it says, and recorder what it counts.
+	front    Table
+	log      *slog.Logger
+	recorder Recorder
+	options  desired.Options
+	loop     *Loop
+	stop     func()
 }
 
 var (
@@ -61,6 +66,7 @@ func newLab(t testing.TB) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = errors.Join(l.pods.Close(), l.table.Close(), l.flows.Close()) })
+	l.front, l.log, l.recorder = l.table, slog.New(slog.DiscardHandler), l.counts
 	l.wire()
 	l.cluster = l.newCluster()
 	return l
@@ -127,9 +133,9 @@ func (l *lab) nft(ns *nstest.Namespace, script string) {
 func (l *lab) start() {
 	l.Helper()
 	l.loop = New(Config{
-		Source: l.cluster, Node: func() Node { return Node{Self: desired.Self{Name: "node1", IPs: meshAddrs}} },
-		Attachments: l.plugin.standing, AttachmentsChanged: l.plugin.changed, Table: l.table, Flows: l.flows,
-		Log: slog.New(slog.DiscardHandler), Recorder: l.counts,
+		Source: l.cluster, Node: func() Node { return Node{Self: desired.Self{Name: "node1", IPs: meshAddrs}, Options: l.options} },
+		Attachments: l.plugin.standing, AttachmentsChanged: l.plugin.changed, Table: l.front, Flows: l.flows,
+		Log: l.log, Recorder: l.recorder,
 	})
 	ctx, cancel := context.WithCancel(l.Context())
 	done := make(chan struct{})

@@ -207,7 +207,7 @@ func (l *lab) reaches(from, to labPod, port uint16) (bool, error) {
 }
 
 // TestFaults: a table that somebody deletes is back at once; the rules of an agent that was killed
-// between two transactions stand, and its successor goes on where it was.
+// stand, and its successor goes on where it was.
 func TestFaults(t *testing.T) {
 	l := newLab(t)
 	server, client := l.makePod("prod", "server", 10), l.makePod("prod", "client", 11)
