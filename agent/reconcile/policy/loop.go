@@ -122,7 +122,11 @@ func (l *Loop) turn(ctx context.Context) error {
 		told = errors.New(waiting)
 	}
 	defer l.asked.served(upTo, told) // who is served finds the report of this pass
-	l.tell(Report{Waiting: waiting, Err: err, Shut: l.refused.names(l.attached), At: time.Now(), shut: maps.Clone(l.refused.links)})
+	amiss := err
+	if amiss == nil {
+		amiss = l.refused.err()
+	}
+	l.tell(Report{Waiting: waiting, Err: amiss, Shut: l.refused.names(l.attached), At: time.Now(), shut: maps.Clone(l.refused.links)})
 	return err
 }
 
@@ -137,7 +141,7 @@ func (l *Loop) tell(r Report) {
 	}
 	signal(l.reported)
 	switch {
-	case r.Err != nil || len(r.Shut) > 0:
+	case r.Err != nil:
 		l.cfg.Log.Warn("not every policy is in force; trying again", "error", r.Err, "closed", r.Shut)
 	case r.Waiting != "":
 		l.cfg.Log.Info("policies wait", "for", r.Waiting)
@@ -307,7 +311,7 @@ func (l *Loop) repair(ctx context.Context, s desired.Suspects, drift bool) error
 		return err
 	}
 	l.mu.Lock()
-	l.refused.shut(l.engine, l.attached, time.Now())
+	l.refused.shut(l.engine, l.attached, time.Now(), err)
 	l.engine.Commit() // what Table gives next is all of it
 	l.mu.Unlock()
 	if _, again := l.ensure(ctx); again != nil {

@@ -97,7 +97,7 @@ type Config struct {
 type Report struct {
 	// Waiting says what the loop waits for before it touches anything; empty when it has begun.
 	Waiting string
-	// Err is what the kernel refused last; nil when everything wanted is in force.
+	// Err is what the kernel refused last; nil when everything wanted is in force, and no Pod is closed in place of it.
 	Err error
 	// Shut are the Pods that are closed because the kernel refused their rules.
 	Shut []string

@@ -28,6 +28,8 @@ type refused struct {
 	trying map[string]bool
 	pause  time.Duration
 	due    time.Time
+	// why is what the kernel said last.
+	why error
 }
 
 // suspect notes what a patch changes.
@@ -64,7 +66,8 @@ func (r *refused) release(e *desired.Engine, now time.Time) {
 }
 
 // shut closes the Pods that have changed; all of them where that is not known.
-func (r *refused) shut(e *desired.Engine, attached map[string]state.Attachment, now time.Time) {
+func (r *refused) shut(e *desired.Engine, attached map[string]state.Attachment, now time.Time, why error) {
+	r.why = why
 	if r.links == nil {
 		r.links = map[string]bool{}
 	}
@@ -90,6 +93,14 @@ func (r *refused) shut(e *desired.Engine, attached map[string]state.Attachment, 
 func (r *refused) forget(link string) {
 	delete(r.links, link)
 	delete(r.trying, link)
+}
+
+// err is what is amiss for as long as Pods are closed: a pass between two attempts has no error of its own.
+func (r *refused) err() error {
+	if len(r.links) == 0 {
+		return nil
+	}
+	return &shutError{r.why}
 }
 
 // names are those of the Pods that are closed.
