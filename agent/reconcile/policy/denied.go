@@ -87,6 +87,8 @@ const logAgain = time.Minute
 // than the settings allow: each rule has that limit in the kernel, and all together have it here.
 func (d Denied) Log(ctx context.Context, log *slog.Logger) error {
 	said := false
+	lines := &limiter{log: log}
+	go d.tellLeftOut(ctx, lines)
 	for ctx.Err() == nil {
 		reader, err := nflog.New(desired.DefaultLogGroup)
 		if err != nil {
@@ -98,8 +100,7 @@ func (d Denied) Log(ctx context.Context, log *slog.Logger) error {
 			continue
 		}
 		said = false
-		lines := limiter{log: log}
-		err = reader.Run(ctx, func(p nflog.Packet) { d.line(&lines, p, time.Now()) })
+		err = reader.Run(ctx, func(p nflog.Packet) { d.line(lines, p, time.Now()) })
 		if err = errors.Join(err, reader.Close()); err != nil && ctx.Err() == nil {
 			log.Warn("read denied packets; trying again", "error", err)
 			sleep(ctx, logAgain)
@@ -158,27 +159,4 @@ func (d Denied) podWith(a netip.Addr) state.PodRef {
 		}
 	}
 	return state.PodRef{}
-}
-
-// limiter lets a number of lines pass in each second, and says how many it has left out.
-type limiter struct {
-	log    *slog.Logger
-	second int64
-	passed uint32
-	left   uint64
-}
-
-func (l *limiter) allow(now time.Time, rate uint32) bool {
-	if s := now.Unix(); s != l.second {
-		if l.left > 0 {
-			l.log.Info("more packets were denied than are logged", "leftOut", l.left)
-		}
-		l.second, l.passed, l.left = s, 0, 0
-	}
-	if l.passed >= rate {
-		l.left++
-		return false
-	}
-	l.passed++
-	return true
 }
