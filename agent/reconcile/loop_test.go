@@ -25,7 +25,7 @@ import (
 func TestMeshComesUpInOrder(t *testing.T) {
 	b := withDevice(t, nil)
 	b.until("the first pass", func() bool { return !b.loop.LastTurn().IsZero() })
-	if err := b.loop.Ready(); err == nil || !strings.Contains(err.Error(), "knows the MeshNode") {
+	if err := b.loop.Ready(); err == nil || !strings.Contains(err.Error(), "does not know this node yet") {
 		t.Errorf("before anything is known: %v", err)
 	}
 	b.source.set(cluster(1, 1, 2, 3))
