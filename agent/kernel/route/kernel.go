@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -46,34 +47,46 @@ func New() (*Kernel, error) {
 // Close ends the sockets. Routes and rules stand.
 func (k *Kernel) Close() error { return errors.Join(k.events.Close(), k.conn.Close()) }
 
-// Observe lists what is ours, of both families, sorted.
+// Observe lists what is ours, of both families, sorted. Links are listed after the routes: a link that
+// came meanwhile with its route is then known, and a route whose link is not known has gone with it.
 func (k *Kernel) Observe(ctx context.Context) (Observed, error) {
 	var o Observed
 	if err := ctx.Err(); err != nil {
 		return o, err
 	}
-	links, err := k.linkNames()
-	if err != nil {
-		return o, err
-	}
+	var listed [][]byte
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		request := make([]byte, headerLen)
-		request[offsetFamily], request[offsetProtocol] = family, state.RouteProtocol
-		replies, err := k.conn.List(unix.RTM_GETROUTE, request)
-		if err != nil && !noFamily(err) {
-			return o, fmt.Errorf("list routes of protocol %d: %w", state.RouteProtocol, err)
+		routes, err := k.listRoutes(family)
+		if err != nil {
+			return o, err
 		}
-		for _, b := range replies {
-			if r, ok := decodeRoute(b, links); ok && b[offsetFamily] == family {
-				o.Routes = append(o.Routes, r)
-			}
-		}
+		listed = append(listed, routes...)
 		if err := k.observeRules(&o, family); err != nil {
 			return o, err
 		}
 	}
+	links, err := k.linkNames()
+	if err != nil {
+		return o, err
+	}
+	for _, b := range listed {
+		if r, ok := decodeRoute(b, links); ok {
+			o.Routes = append(o.Routes, r)
+		}
+	}
 	o.Routes, o.Rules = state.SortRoutes(o.Routes), state.SortRules(o.Rules)
 	return o, nil
+}
+
+// listRoutes lists one family's routes of our protocol as the kernel's messages.
+func (k *Kernel) listRoutes(family byte) ([][]byte, error) {
+	request := make([]byte, headerLen)
+	request[offsetFamily], request[offsetProtocol] = family, state.RouteProtocol
+	replies, err := k.conn.List(unix.RTM_GETROUTE, request)
+	if err != nil && !noFamily(err) {
+		return nil, fmt.Errorf("list routes of protocol %d: %w", state.RouteProtocol, err)
+	}
+	return slices.DeleteFunc(replies, func(b []byte) bool { return len(b) < headerLen || b[offsetFamily] != family }), nil
 }
 
 func (k *Kernel) observeRules(o *Observed, family byte) error {

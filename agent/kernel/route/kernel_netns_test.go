@@ -3,11 +3,18 @@
 package route
 
 import (
+	"errors"
+	"fmt"
+	"net"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weftnet/agent/kernel/wire"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/test/nstest"
 )
@@ -208,4 +215,58 @@ func TestSubscribe(t *testing.T) {
 	}
 	n.ip("rule add priority 8750 lookup 87")
 	wait("stray rule")
+}
+
+// TestObserveBesideNewLinks lists while links come with their routes, as Pods do, and go: no route of ours is
+// seen without its link, since the difference would delete it as nobody's.
+func TestObserveBesideNewLinks(t *testing.T) {
+	n := newNamespace(t)
+	var h *netlink.Handle
+	var err error
+	n.ns.Do(t, func() { h, err = netlink.NewHandle(unix.NETLINK_ROUTE) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	done := make(chan error, 1)
+	go func() {
+		for i := range 100 {
+			if err := comeAndGo(h, fmt.Sprintf("weftp%d", i)); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for looks, seen := 0, 0; ; looks++ {
+		have, err := n.Observe(t.Context())
+		if err != nil && !errors.Is(err, wire.ErrInterrupted) && !errors.Is(err, unix.EINTR) {
+			t.Fatal(err)
+		}
+		for _, r := range have.Routes {
+			if r.Dev == "" {
+				t.Fatalf("look %d: %s has no link", looks, r)
+			}
+			seen++
+		}
+		select {
+		case err := <-done:
+			if err != nil || seen == 0 {
+				t.Fatalf("%d routes seen in %d looks: %v", seen, looks, err)
+			}
+			return
+		default:
+		}
+	}
+}
+
+// comeAndGo makes a link with a route of each family over it, and deletes it.
+func comeAndGo(h *netlink.Handle, name string) error {
+	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "far"}
+	errs := []error{h.LinkAdd(link), h.LinkSetUp(link)}
+	for _, dst := range []string{"10.244.1.5/32", "fd00:10:244:1::5/128"} {
+		_, to, err := net.ParseCIDR(dst)
+		errs = append(errs, err, h.RouteAdd(&netlink.Route{LinkIndex: link.Index, Dst: to, Protocol: state.RouteProtocol, Scope: netlink.SCOPE_LINK}))
+	}
+	return errors.Join(append(errs, h.LinkDel(link))...)
 }

@@ -97,7 +97,9 @@ func routeType(b byte) state.RouteType {
 	}
 }
 
-// decodeRoute reads a listed route. It is false for one that is not ours, or a clone.
+// decodeRoute reads a listed route. It is false for one that is not ours, or a clone, or over a link that
+// is not among the links: such a route is on its way in or out with its link, and to name it without one
+// would be to ask, in a deletion, for the same destination's over any link.
 func decodeRoute(b []byte, links map[uint32]string) (state.Route, bool) {
 	if len(b) < headerLen || b[offsetProtocol] != state.RouteProtocol ||
 		binary.NativeEndian.Uint32(b[offsetFlags:])&unix.RTM_F_CLONED != 0 {
@@ -108,11 +110,16 @@ func decodeRoute(b []byte, links map[uint32]string) (state.Route, bool) {
 	if !ok {
 		return state.Route{}, false
 	}
+	out := wire.HostUint32(wire.Find(attrs, unix.RTA_OIF))
+	dev, known := links[out]
+	if out != 0 && !known {
+		return state.Route{}, false
+	}
 	metrics := wire.Parse(wire.Find(attrs, unix.RTA_METRICS))
 	r := state.Route{
 		Table:   wire.HostUint32(wire.Find(attrs, unix.RTA_TABLE)),
 		Dst:     dst,
-		Dev:     links[wire.HostUint32(wire.Find(attrs, unix.RTA_OIF))],
+		Dev:     dev,
 		Type:    routeType(b[offsetType]),
 		Src:     address(wire.Find(attrs, unix.RTA_PREFSRC)),
 		Gateway: address(wire.Find(attrs, unix.RTA_GATEWAY)),
