@@ -29,6 +29,8 @@ import (
 type lab struct {
 	t  *testing.T
 	ns map[string]*nstest.Namespace
+	// asked is the number of questions.
+	asked int
 }
 
 var gateway = pair{"169.254.1.1", "fe80::1:1"}
@@ -196,7 +198,8 @@ func (l *lab) ask(ns, network string, to netip.AddrPort, wait time.Duration) (st
 	defer cancel()
 	var c net.Conn
 	var err error
-	l.ns[ns].Do(l.t, func() { c, err = (&net.Dialer{}).DialContext(ctx, network, to.String()) })
+	dialer := l.dialer(network)
+	l.ns[ns].Do(l.t, func() { c, err = dialer.DialContext(ctx, network, to.String()) })
 	if err != nil {
 		return "", err
 	}
@@ -209,6 +212,22 @@ func (l *lab) ask(ns, network string, to netip.AddrPort, wait time.Duration) (st
 	buf := make([]byte, 128)
 	n, err := c.Read(buf)
 	return string(buf[:n]), err
+}
+
+// dialer gives every question a port of its own, below those that the kernel draws from. A port that is drawn
+// again within minutes belongs to an earlier conversation for connection tracking, which sends it to that
+// one's endpoint and asks no rule; with TCP, too, where the server has answered unread data with a reset.
+func (l *lab) dialer(network string) *net.Dialer {
+	l.t.Helper()
+	const first, end = 12000, 30000
+	at := first + l.asked
+	if l.asked++; at >= end {
+		l.t.Fatalf("%d questions are more than there are ports", l.asked)
+	}
+	if network == "udp" {
+		return &net.Dialer{LocalAddr: &net.UDPAddr{Port: at}}
+	}
+	return &net.Dialer{LocalAddr: &net.TCPAddr{Port: at}}
 }
 
 func (l *lab) flows() []conntrack.Flow {
