@@ -107,8 +107,13 @@ func (a *agent) policyNode() policyloop.Node {
 	n.Self.IPs = slices.Concat(snap.InternalIPs, snap.ExternalIPs, n.MeshIPs[a.o.node])
 	// Whichever of its links the node sends from, it is the node.
 	n.Self.IPs = append(n.Self.IPs, a.policy.addrs.Known()...)
-	n.Options = desiredpolicy.Options{Log: logModes[v1alpha1.LogDenied(snap.Config.Policy.LogDenied)], LogRate: uint32(max(snap.Config.Policy.LogRate, 0))}
+	n.Options = policyOptions(snap.Config.Policy.LogDenied, int64(snap.Config.Policy.LogRate))
 	return n
+}
+
+// policyOptions are what the MeshConfig says of the log.
+func policyOptions(logDenied string, logRate int64) desiredpolicy.Options {
+	return desiredpolicy.Options{Log: logModes[v1alpha1.LogDenied(logDenied)], LogRate: uint32(max(logRate, 0))}
 }
 
 var logModes = map[v1alpha1.LogDenied]desiredpolicy.LogMode{
