@@ -14,13 +14,13 @@ import (
 )
 
 // connects tells whether a TCP connection from a namespace is made to each of the addresses.
-func (l *lab) connects(from *nstest.Namespace, to []netip.Addr, port uint16) (all bool) {
+func (l *lab) connects(from *nstest.Namespace, to []netip.Addr, port uint16, patience time.Duration) (all bool) {
 	l.Helper()
 	all = true
 	for _, a := range to {
 		var c net.Conn
 		var err error
-		from.Do(l, func() { c, err = net.DialTimeout("tcp", netip.AddrPortFrom(a, port).String(), time.Second) })
+		from.Do(l, func() { c, err = net.DialTimeout("tcp", netip.AddrPortFrom(a, port).String(), patience) })
 		if all = all && err == nil; err == nil {
 			_ = c.Close()
 		}
@@ -65,7 +65,7 @@ func TestNobodyIsLockedOut(t *testing.T) {
 		{"a Pod to its node", client.ns, meshAddrs, onHost, false},
 	}
 	for _, w := range ways {
-		if !l.connects(w.from, w.to, w.port) {
+		if !l.connects(w.from, w.to, w.port, live) {
 			t.Fatalf("without a policy %s does not connect", w.what)
 		}
 	}
@@ -87,7 +87,11 @@ func TestNobodyIsLockedOut(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, w := range ways {
-			if got := l.connects(w.from, w.to, w.port); got != w.kept {
+			patience := cut
+			if w.kept {
+				patience = live
+			}
+			if got := l.connects(w.from, w.to, w.port, patience); got != w.kept {
 				t.Errorf("%s: %s connects: %t", tier, w.what, got)
 			}
 		}
