@@ -82,7 +82,8 @@ func RemoveRouter(node layout.Node, family layout.Family) error {
 	if err := deleteLink(node.Port()); err != nil {
 		return err
 	}
-	root, err := netns.GetFromPath("/proc/self/ns/net")
+	// Of this thread: the main thread, which /proc/self is about, may be one that was lost in a new namespace (ensureNetNS).
+	root, err := netns.Get()
 	if err != nil {
 		return fmt.Errorf("open this network namespace: %w", err)
 	}
