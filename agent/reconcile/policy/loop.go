@@ -122,12 +122,22 @@ func (l *Loop) turn(ctx context.Context) error {
 		told = errors.New(waiting)
 	}
 	defer l.asked.served(upTo, told) // who is served finds the report of this pass
-	amiss := err
-	if amiss == nil {
-		amiss = l.refused.err()
-	}
-	l.tell(Report{Waiting: waiting, Err: amiss, Shut: l.refused.names(l.attached), At: time.Now(), shut: maps.Clone(l.refused.links)})
+	l.tell(l.outcome(waiting, err))
 	return err
+}
+
+// outcome is the report of a pass. As long as Pods are closed it has the error for which they are, whether or not this pass has
+// tried again; those that the kernel did not let us close either are not called closed.
+func (l *Loop) outcome(waiting string, err error) Report {
+	r := Report{Waiting: waiting, Err: err, At: time.Now()}
+	if l.broken {
+		return r
+	}
+	r.Shut, r.shut = l.refused.names(l.attached), maps.Clone(l.refused.links)
+	if err == nil {
+		r.Err = l.refused.err()
+	}
+	return r
 }
 
 func (l *Loop) tell(r Report) {
@@ -315,6 +325,7 @@ func (l *Loop) repair(ctx context.Context, s desired.Suspects, drift bool) error
 	l.engine.Commit() // what Table gives next is all of it
 	l.mu.Unlock()
 	if _, again := l.ensure(ctx); again != nil {
+		l.refused.due = time.Time{} // none is closed: next comes what is wanted, not a closed node
 		return fmt.Errorf("the kernel refuses the policy table, and to close the Pods concerned: %w", errors.Join(err, again))
 	}
 	l.cut.judge(desired.Suspects{All: true})
