@@ -91,7 +91,7 @@ func (f *footprint) unused(c *cluster, account string) []string {
 	var left []string
 	for _, right := range c.rights(account) {
 		resource, lists := strings.CutPrefix(right, "list ")
-		if !f.used[right] && !(lists && f.used["watch "+resource]) && seldom[right] == "" {
+		if used := f.used[right] || lists && f.used["watch "+resource]; !used && seldom[right] == "" {
 			left = append(left, right)
 		}
 	}

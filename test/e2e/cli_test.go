@@ -81,8 +81,11 @@ func TestWeftExplainsACutInOneDirection(t *testing.T) {
 	begin := time.Now()
 	err := harness.Eventually(t.Context(), time.Minute, "weft explain names the direction", func(ctx context.Context) error {
 		out, err := weft(ctx, t, "explain", "tb-node3", "tb-node2")
-		if err == nil || !strings.Contains(out, "BROKEN   tb-node2 -> tb-node3: what tb-node2 sends to ") || !strings.Contains(out, "does not arrive") {
-			return fmt.Errorf("weft explain: %v\n%s", err, out)
+		if err == nil {
+			return fmt.Errorf("weft explain has nothing to complain of:\n%s", out)
+		}
+		if !strings.Contains(out, "BROKEN   tb-node2 -> tb-node3: what tb-node2 sends to ") || !strings.Contains(out, "does not arrive") {
+			return fmt.Errorf("weft explain: %w\n%s", err, out)
 		}
 		return nil
 	})

@@ -90,16 +90,18 @@ func (l *lister) decode(encoded []byte, out *list) error {
 
 // field is one of a list: in every kind 1 is its metadata, 2 an item.
 func (l *lister) field(number protowire.Number, value []byte, out *list) error {
-	switch number {
-	case 1:
+	const metaField, itemField = 1, 2
+	if number == metaField {
 		return out.ListMeta.Unmarshal(value)
-	case 2:
-		object, err := l.one(value)
-		if err != nil {
-			return err
-		}
-		out.Items = append(out.Items, object)
 	}
+	if number != itemField {
+		return nil
+	}
+	object, err := l.one(value)
+	if err != nil {
+		return err
+	}
+	out.Items = append(out.Items, object)
 	return nil
 }
 
