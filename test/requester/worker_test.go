@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const page = "HTTP/1.0 200 OK\r\n\r\nserver"
@@ -105,6 +107,25 @@ func TestRequestsInTurn(t *testing.T) {
 	}
 }
 
+// nobody is an address at which nobody listens. It is held, or the kernel would give it to the next server.
+func nobody(t *testing.T) netip.AddrPort {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := name.(*unix.SockaddrInet4)
+	return netip.AddrPortFrom(netip.AddrFrom4(at.Addr), uint16(at.Port))
+}
+
 func TestFailuresAreToldApart(t *testing.T) {
 	reset := func(c *net.TCPConn) {
 		_, _ = c.Read(make([]byte, 512))
@@ -113,18 +134,13 @@ func TestFailuresAreToldApart(t *testing.T) {
 	}
 	keep := make(chan *net.TCPConn, 1000) // or the collector closes them
 	halfway := func(c *net.TCPConn) { _, _ = io.WriteString(c, "HTTP/1.0 "); keep <- c }
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = closed.Close()
 	tests := []struct {
 		name  string
 		to    netip.AddrPort
 		step  Step
 		cause string
 	}{
-		{"nobody listens", addrPort(closed.Addr()), Connect, "refused"},
+		{"nobody listens", nobody(t), Connect, "refused"},
 		{"the server does nothing", serve(t, func(c *net.TCPConn) { keep <- c }), Answer, "delivered, the server was silent"},
 		{"the server stops in its answer", serve(t, halfway), Answer, "the answer stopped halfway"},
 		{"the server resets", serve(t, reset), Answer, "reset or ended early"},
