@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/weftnet/weftnet/test/testbed/control"
 	"github.com/weftnet/weftnet/test/testbed/layout"
@@ -61,9 +62,25 @@ func ownProcesses(nodes []layout.Node) ([]proc.Process, error) {
 	return out, nil
 }
 
-// isInit tells a node's first process by its arguments. One that is gone is none.
+// isInit tells a node's first process by its arguments, and by being the first of its process namespace: what it starts has
+// its arguments, too, until it runs a program of its own. One that is gone is none.
 func isInit(pid int) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	args := bytes.Split(text, []byte{0})
-	return err == nil && len(args) > 2 && string(args[1]) == node.InitCommand
+	return err == nil && len(args) > 2 && string(args[1]) == node.InitCommand && isFirst(pid)
+}
+
+// isFirst reads the number that a process has in the innermost namespace that it is in (NSpid in proc_pid_status(5)).
+func isFirst(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		if numbers, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			all := strings.Fields(numbers)
+			return len(all) > 1 && all[len(all)-1] == "1"
+		}
+	}
+	return false
 }
