@@ -123,30 +123,27 @@ func (c *cluster) put(i int, protocol uint8, endpoints ...string) {
 // drain lets an endpoint of Service i be about to end: it takes no new connections where others do, and
 // still answers.
 func (c *cluster) drain(i int, addr string) {
-	name := named(i)
-	c.change(name, func() {
-		list := slices.Clone(c.slices[name])
-		for n, s := range list {
-			list[n].Endpoints = slices.Clone(s.Endpoints)
-			for k := range s.Endpoints {
-				if e := &list[n].Endpoints[k]; e.Addr.String() == addr {
-					e.Ready, e.Terminating = false, true
-				}
-			}
+	c.each(i, func(e *snapshot.Endpoint) {
+		if e.Addr.String() == addr {
+			e.Ready, e.Terminating = false, true
 		}
-		c.slices[name] = list
 	})
 }
 
 // move has all endpoints of Service i on a node.
 func (c *cluster) move(i int, node string) {
+	c.each(i, func(e *snapshot.Endpoint) { e.Node = node })
+}
+
+// each changes the endpoints of Service i, in copies: what has been given away does not change.
+func (c *cluster) each(i int, change func(*snapshot.Endpoint)) {
 	name := named(i)
 	c.change(name, func() {
 		list := slices.Clone(c.slices[name])
 		for n, s := range list {
 			list[n].Endpoints = slices.Clone(s.Endpoints)
 			for k := range s.Endpoints {
-				list[n].Endpoints[k].Node = node
+				change(&list[n].Endpoints[k])
 			}
 		}
 		c.slices[name] = list
