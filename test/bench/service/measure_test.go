@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -36,8 +37,9 @@ const (
 	// effectLimit of one change.
 	effectLimit = time.Minute
 	// coldPatience for one connection during a cold start. One whose SYN meets rules that do not have its Service yet is
-	// dropped, and would be tried again by the kernel after a second: whoever waits for it measures that second.
-	coldPatience = 20 * time.Millisecond
+	// dropped, and would be tried again by the kernel after a second: whoever waits for it measures that second. It is
+	// the resolution of a cold start, and many times what a connection takes.
+	coldPatience = 10 * time.Millisecond
 	// patience for a connection otherwise.
 	patience = time.Second
 	// pollPause between two looks leaves the processor to whom is measured. It is the resolution.
@@ -106,6 +108,7 @@ func (w *world) awaitCold(began time.Time) (time.Duration, error) {
 	for range sampled {
 		waiting = append(waiting, clusterIP(rand.IntN(w.size())))
 	}
+	slices.SortFunc(waiting, netip.Addr.Compare) // who programs them by their names leaves nothing to be asked behind the last
 	for {
 		waiting = unanswered(waiting)
 		took := time.Since(began)
@@ -119,20 +122,14 @@ func (w *world) awaitCold(began time.Time) (time.Duration, error) {
 	}
 }
 
-// unanswered drops those that answer. A few that do not are enough to know that it is not over, and
-// the rest is asked another time.
+// unanswered drops those that answer, up to the first that does not: that one is enough to know that it is not over.
 func unanswered(waiting []netip.Addr) []netip.Addr {
-	const enough = 8
-	var still []netip.Addr
 	for i, a := range waiting {
 		if _, _, err := dial(a, servicePort, coldPatience); err != nil {
-			still = append(still, a)
-		}
-		if len(still) == enough {
-			return append(still, waiting[i+1:]...)
+			return waiting[i:]
 		}
 	}
-	return still
+	return nil
 }
 
 // rest is time in which nothing is asked: what is measured is what the other side does meanwhile, or how soon it is done.

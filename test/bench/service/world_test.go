@@ -97,7 +97,8 @@ func (w *world) say(t *testing.T, format string, args ...any) {
 	t.Logf("%4.0f s: %s", time.Since(w.begun).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// grow makes Services until there are so many.
+// grow makes Services until there are so many, and lets the API server settle: a node that starts meets a cluster that has
+// had its Services for long, and who is measured first would else wait for the work that their making has left behind.
 func (w *world) grow(t *testing.T, size int) {
 	t.Helper()
 	begin := time.Now()
@@ -105,6 +106,7 @@ func (w *world) grow(t *testing.T, size int) {
 		t.Fatal(err)
 	}
 	w.say(t, "%d Services are there, after %.1f s", w.size(), time.Since(begin).Seconds())
+	rest(settleTime)
 }
 
 func serviceFor(name string) *corev1.Service {
