@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +16,9 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/weftnet/weftnet/agent/desired/policy"
+	"github.com/weftnet/weftnet/agent/kernel/bpf/flow"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/test/harness"
 	"github.com/weftnet/weftnet/test/nstest"
 )
@@ -39,9 +42,10 @@ type node struct {
 	client  *nstest.Namespace
 	server  *nstest.Namespace
 	outside *nstest.Namespace
+	fast    *flow.Kernel // nil where every packet meets the rules
 }
 
-func newNode(t *testing.T, s shape) *node {
+func newNode(t *testing.T, s shape, fast bool) *node {
 	t.Helper()
 	n := &node{t: t, name: s.name, ns: nstest.New(t), client: nstest.New(t), server: nstest.New(t), outside: nstest.New(t)}
 	n.run(n.ns, "sysctl -q -w net/ipv4/ip_forward=1 net/ipv6/conf/all/forwarding=1 net/ipv6/conf/default/accept_dad=0")
@@ -52,6 +56,9 @@ func newNode(t *testing.T, s shape) *node {
 	load.Stdin = strings.NewReader(others)
 	n.output(n.ns, load)
 	n.enforce(s)
+	if fast {
+		n.fastPath()
+	}
 	n.serve()
 	n.judges(s)
 	return n
@@ -126,6 +133,54 @@ func (n *node) enforce(s shape) {
 	n.t.Cleanup(func() { _ = k.Close() })
 	if _, err := k.Ensure(n.t.Context(), s.engine().Table()); err != nil {
 		n.t.Fatal(err)
+	}
+}
+
+// fastPath takes the two Pods into it, as the agent does by default.
+func (n *node) fastPath() {
+	n.t.Helper()
+	n.run(n.ns, "sysctl -q -w net/netfilter/nf_conntrack_tcp_be_liberal=1")
+	pods := map[string][]netip.Addr{clientLink: {client.v4, client.v6}, serverLink: {server.v4, server.v6}}
+	for name := range pods {
+		n.run(n.ns, "tc qdisc add dev "+name+" ingress")
+	}
+	var k *flow.Kernel
+	var err error
+	n.ns.Do(n.t, func() { k, err = flow.Open() })
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { _ = k.Close() })
+	links, err := k.Observe(n.t.Context())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	w := flow.Wanted{Fresh: state.FlowFresh{TCP: time.Hour, UDP: 15 * time.Second, UDPStream: time.Minute}} // as with the kernel's own settings
+	for _, l := range links {
+		w.Links = append(w.Links, l.Index)
+		for _, ip := range pods[l.Name] {
+			w.Pods = append(w.Pods, state.FlowPod{Addr: ip, Link: l.Name, Index: l.Index, MTU: l.MTU})
+		}
+	}
+	slices.SortFunc(w.Pods, state.FlowPod.Compare)
+	if err := k.Apply(n.t.Context(), w); err != nil {
+		n.t.Fatal(err)
+	}
+	n.fast = k
+}
+
+// passedBy requires that the fast path was taken where there is one: a comparison without it would be of something else.
+func (n *node) passedBy() {
+	n.t.Helper()
+	if n.fast == nil {
+		return
+	}
+	stats, err := n.fast.Stats()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if most := uint64(100_000); stats.Fast < most {
+		n.t.Fatalf("%s: %d packets took the fast path, want more than %d", n.name, stats.Fast, most)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/weftnet/weftnet/test/bench/table"
@@ -25,28 +26,39 @@ const target = 0.97
 
 // way is one that packets take to the server.
 type way struct {
-	name string
-	from func(*node) *nstest.Namespace
-	to   netip.Addr
+	name     string
+	from     func(*node) *nstest.Namespace
+	to       netip.Addr
+	sameNode bool
 }
 
 var ways = []way{
-	{"same node, IPv4", func(n *node) *nstest.Namespace { return n.client }, server.v4},
-	{"same node, IPv6", func(n *node) *nstest.Namespace { return n.client }, server.v6},
-	{"through a tunnel, IPv4", func(n *node) *nstest.Namespace { return n.outside }, server.v4},
+	{"same node, IPv4", func(n *node) *nstest.Namespace { return n.client }, server.v4, true},
+	{"same node, IPv6", func(n *node) *nstest.Namespace { return n.client }, server.v6, true},
+	{"through a tunnel, IPv4", func(n *node) *nstest.Namespace { return n.outside }, server.v4, false},
 }
 
 type measurement func(ctx context.Context, from *nstest.Namespace, to netip.Addr) (float64, error)
 
-func TestCostOfPolicies(t *testing.T) {
-	none := newNode(t, shape{name: "no policy"})
+// TestCostOfPolicies has every packet meet the rules: nodes whose fast path is off or cannot be.
+func TestCostOfPolicies(t *testing.T) { costs(t, false, ways) }
+
+// TestCostOnTheFastPath has the packets of established connections between Pods of a node pass them by, as is the default.
+func TestCostOnTheFastPath(t *testing.T) {
+	costs(t, true, slices.DeleteFunc(slices.Clone(ways), func(w way) bool { return !w.sameNode }))
+}
+
+func costs(t *testing.T, fast bool, ways []way) {
+	t.Helper()
+	none := newNode(t, shape{name: "no policy"}, fast)
 	for _, s := range shapes {
 		t.Run(s.name, func(t *testing.T) {
-			some := newNode(t, s)
+			some := newNode(t, s, fast)
 			for _, w := range ways {
-				title := fmt.Sprintf("%s; %s; %d rounds in turn, medians", s.name, w.name, *rounds)
+				title := fmt.Sprintf("%s; %s; fast path: %t; %d rounds in turn, medians", s.name, w.name, fast, *rounds)
 				table.Print(os.Stdout, title, "policies", "none", compare(t, w, some, none))
 			}
+			some.passedBy()
 		})
 	}
 }
