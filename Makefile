@@ -89,9 +89,9 @@ test-sockets: ## The tests of what Services mean once more, with TCP connections
 	$(GO) test -tags e2e -count=1 -timeout 30m -v -run '$(SEMANTICS)' $(ARGS) ./test/e2e/service -sockets
 
 .PHONY: test-upstream
-test-upstream: ## Upstream's own tests, all that this kernel can run: [sig-network], Netpol, ClusterNetworkPolicy; no kube-proxy (root; 40 minutes).
+test-upstream: ## Upstream's own tests, all that this kernel can run: [sig-network], Netpol, ClusterNetworkPolicy; no kube-proxy (root; an hour).
 	$(GO) test -C tools/kubernetes ./balancer
-	$(GO) run ./test/upstream --nodes=$(NODES) --set=conformance,services,serial,netpol,cluster-network-policy,zones $(ARGS)
+	$(GO) run ./test/upstream --nodes=$(NODES) --set=conformance,services,serial,loadbalancer,netpol,cluster-network-policy,zones $(ARGS)
 
 .PHONY: test-cnp
 test-cnp: ## The conformance suite of ClusterNetworkPolicy, of its own project, without SCTP; no kube-proxy (root).
