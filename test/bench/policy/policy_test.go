@@ -59,6 +59,7 @@ func costs(t *testing.T, fast bool, ways []way) {
 				table.Print(os.Stdout, title, "policies", "none", compare(t, w, some, none))
 			}
 			some.passedBy()
+			none.passedBy()
 		})
 	}
 }
