@@ -7,11 +7,11 @@ package nstest
 import (
 	"os"
 	"runtime"
-	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Namespace is a network namespace that ends with the test that made it.
@@ -71,16 +71,24 @@ func (n *Namespace) Do(tb testing.TB, f func()) {
 }
 
 // onOwnThread runs f on a locked thread that is thrown away afterwards, since a thread that has
-// changed its namespace must not go back to the scheduler.
+// changed its namespace must not go back to the scheduler. It is never the process's first, which the
+// runtime cannot end: it would stay in the namespace, and with it what others take for the process's.
 func onOwnThread(f func()) {
-	var done sync.WaitGroup
-	done.Add(1)
-	go func() {
-		defer done.Done()
-		runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
+	done := make(chan struct{})
+	var run func()
+	run = func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			go run() // on another thread, while this one is held
+			<-done
+			runtime.UnlockOSThread()
+			return
+		}
+		defer close(done) // never unlocked: the runtime ends the thread with the goroutine
 		f()
-	}()
-	done.Wait()
+	}
+	go run()
+	<-done
 }
 
 // Open opens a namespace that is there by its file: of a node of the testbed

@@ -92,6 +92,23 @@ func InNetNS(name string, f func() error) error {
 	if name == "" {
 		return f()
 	}
+	return Aside(func() error {
+		there, err := netns.GetFromName(name)
+		if err != nil {
+			return fmt.Errorf("open network namespace %s: %w", name, err)
+		}
+		defer there.Close()
+		if err := netns.Set(there); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", name, err)
+		}
+		return f()
+	})
+}
+
+// Aside runs f, which may change the network namespace of its thread, on a thread that is brought back afterwards. One that
+// cannot come back ends with its goroutine. The runtime cannot end a process's first thread, which would stay where f
+// has left it, and the whole process would pass for one of that namespace, to be ended with it.
+func Aside(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -101,18 +118,7 @@ func InNetNS(name string, f func() error) error {
 			return
 		}
 		defer here.Close()
-		there, err := netns.GetFromName(name)
-		if err != nil {
-			done <- fmt.Errorf("open network namespace %s: %w", name, err)
-			return
-		}
-		defer there.Close()
-		if err := netns.Set(there); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", name, err)
-			return
-		}
 		err = f()
-		// A thread that cannot come back stays locked and dies with its goroutine.
 		if netns.Set(here) == nil {
 			runtime.UnlockOSThread()
 		}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -15,8 +14,6 @@ import (
 	"github.com/weftnet/weftnet/test/testbed/layout"
 	"github.com/weftnet/weftnet/test/testbed/proc"
 )
-
-func lockThread() { runtime.LockOSThread() }
 
 const (
 	routerIn  = "in"

@@ -129,17 +129,15 @@ func ensureNetNS(name string) error {
 	if err := os.Remove(NetNSFile(name)); err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("remove stale namespace file: %w", err)
 	}
-	// NewNamed moves its thread into the new namespace: give it one to lose.
-	done := make(chan error, 1)
-	go func() {
-		lockThread()
+	// NewNamed moves its thread into the new namespace.
+	err := proc.Aside(func() error {
 		handle, err := netns.NewNamed(name)
-		if err == nil {
-			err = handle.Close()
+		if err != nil {
+			return err
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+		return handle.Close()
+	})
+	if err != nil {
 		return fmt.Errorf("make network namespace %s: %w", name, err)
 	}
 	return proc.InNetNS(name, func() error { return configure("lo", nil) })
