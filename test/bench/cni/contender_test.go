@@ -24,6 +24,7 @@ import (
 	"github.com/weftnet/weftnet/agent/kernel/nft"
 	"github.com/weftnet/weftnet/agent/kernel/pod"
 	"github.com/weftnet/weftnet/agent/state"
+	"github.com/weftnet/weftnet/test/bench/plugins"
 	"github.com/weftnet/weftnet/test/nstest"
 )
 
@@ -42,27 +43,15 @@ var (
 	reserved = []netip.Addr{netip.MustParseAddr("10.244.1.1"), netip.MustParseAddr("fd00:10:244:1::1")}
 )
 
-// build gives the folder of the plugins, from their modules.
+// build gives the folder of the plugins, ours and the reference.
 func build(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	const plugins = "github.com/containernetworking/plugins/plugins/"
-	for name, args := range map[string][]string{
-		"weftnet":    {"github.com/weftnet/weftnet/cni"},
-		"ptp":        {"-C", "../../../tools/cni", plugins + "main/ptp"},
-		"host-local": {"-C", "../../../tools/cni", plugins + "ipam/host-local"},
-		"portmap":    {"-C", "../../../tools/cni", plugins + "meta/portmap"},
-	} {
-		full := []string{"build"}
-		if len(args) == 3 {
-			full = append(full, args[:2]...)
-		}
-		full = append(full, "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, name), args[len(args)-1])
-		cmd := exec.Command("go", full...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("go %v: %v\n%s", full, err, out)
-		}
+	plugins.Build(t, dir)
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, "weftnet"), "github.com/weftnet/weftnet/cni")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
 	}
 	return dir
 }

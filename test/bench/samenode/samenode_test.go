@@ -6,6 +6,7 @@ package samenode
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -17,7 +18,7 @@ import (
 
 // rounds are many and short: on a machine that others use, too, the median of many ratios is steady
 // where few long runs are not.
-const rounds = 8
+var rounds = flag.Int("rounds", 8, "how often each figure is taken, on both sides in turn")
 
 // target is from the issue that asked for this benchmark: no slower than the reference.
 const target = 1.0
@@ -39,12 +40,12 @@ func beside(t *testing.T, fastPath string) {
 			{Name: "ICMP round trip, p50", Unit: "us", LessIsBetter: true, Target: target},
 			{Name: "UDP round trip, p50", Unit: "us", LessIsBetter: true, Target: target},
 		}
-		for round := range rounds {
+		for round := range *rounds {
 			for i, measure := range []measurement{oneStream, fourStreams, smallPackets, roundTrip, exchange} {
 				inTurn(t, &rows[i], round, measure, ours, theirs, family)
 			}
 		}
-		title := fmt.Sprintf("Same node, %s, fast path %s, %d rounds in turn, medians", family, fastPath, rounds)
+		title := fmt.Sprintf("Same node, %s, fast path %s, %d rounds in turn, medians", family, fastPath, *rounds)
 		table.Print(os.Stdout, title, "Pod to Pod", "ptp + host-local", rows)
 	}
 	ours.assertTracked(t)

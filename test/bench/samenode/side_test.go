@@ -19,6 +19,7 @@ import (
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 	"github.com/weftnet/weftnet/test/bench/lab"
+	"github.com/weftnet/weftnet/test/bench/plugins"
 	"github.com/weftnet/weftnet/test/harness"
 	"github.com/weftnet/weftnet/test/nstest"
 )
@@ -124,12 +125,14 @@ func reference(t *testing.T, l *lab.Lab) *side {
 	lab.Forward(t, s.node)
 	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"reference","plugins":[{"type":"ptp","mtu":%d,"ipam":{"type":"host-local","dataDir":%q,
 		"ranges":[[{"subnet":"10.64.9.0/24"}],[{"subnet":"fd00:10:244:9::/64"}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}]}`, mtu, t.TempDir())
-	s.wire(t, filepath.Join(l.Root, ".testbed", "bin"), conf)
+	bin := t.TempDir()
+	plugins.Build(t, bin)
+	s.wire(t, bin, conf)
 	return s
 }
 
-// wire adds two Pods and lets the second serve.
-func (s *side) wire(t *testing.T, plugins, conf string) {
+// wire adds two Pods by the plugins in a folder, and lets the second serve.
+func (s *side) wire(t *testing.T, bin, conf string) {
 	t.Helper()
 	load := exec.Command("nft", "-f", "-")
 	load.Stdin = strings.NewReader(proxyTable)
@@ -140,7 +143,7 @@ func (s *side) wire(t *testing.T, plugins, conf string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cni := libcni.NewCNIConfigWithCacheDir([]string{plugins}, t.TempDir(), nil)
+	cni := libcni.NewCNIConfigWithCacheDir([]string{bin}, t.TempDir(), nil)
 	s.from, s.to = nstest.New(t), nstest.New(t)
 	s.add(t, cni, list, "from", s.from)
 	s.address = s.add(t, cni, list, "to", s.to)
