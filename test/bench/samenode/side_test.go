@@ -36,8 +36,9 @@ type side struct {
 	address map[string]netip.Addr
 }
 
-// proxyTable stands for kube-proxy on both nodes: chains at its hooks, a rule that asks connection
-// tracking about every forwarded packet, and NAT that finds nothing to do.
+// proxyTable stands for kube-proxy on the reference's node, as Weftnet's proxy, which replaces it, is in force on ours:
+// chains at its hooks, a rule that asks connection tracking about every forwarded packet, and NAT that finds
+// nothing to do.
 const proxyTable = `
 table inet proxy {
 	map services {
@@ -125,6 +126,11 @@ func reference(t *testing.T, l *lab.Lab) *side {
 	lab.Forward(t, s.node)
 	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"reference","plugins":[{"type":"ptp","mtu":%d,"ipam":{"type":"host-local","dataDir":%q,
 		"ranges":[[{"subnet":"10.64.9.0/24"}],[{"subnet":"fd00:10:244:9::/64"}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}]}`, mtu, t.TempDir())
+	load := exec.Command("nft", "-f", "-")
+	load.Stdin = strings.NewReader(proxyTable)
+	if out, err := s.output(t, s.node, load); err != nil {
+		t.Fatalf("load the table that stands for kube-proxy: %v\n%s", err, out)
+	}
 	bin := t.TempDir()
 	plugins.Build(t, bin)
 	s.wire(t, bin, conf)
@@ -134,11 +140,6 @@ func reference(t *testing.T, l *lab.Lab) *side {
 // wire adds two Pods by the plugins in a folder, and lets the second serve.
 func (s *side) wire(t *testing.T, bin, conf string) {
 	t.Helper()
-	load := exec.Command("nft", "-f", "-")
-	load.Stdin = strings.NewReader(proxyTable)
-	if out, err := s.output(t, s.node, load); err != nil {
-		t.Fatalf("load the table that stands for kube-proxy: %v\n%s", err, out)
-	}
 	list, err := libcni.ConfListFromBytes([]byte(conf))
 	if err != nil {
 		t.Fatal(err)
