@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,15 +24,21 @@ import (
 // both families are one pass here.
 type ServiceMetrics struct {
 	metrics                          *Metrics
-	sync, full, partial, programming *prometheus.HistogramVec
-	reconciler                       *prometheus.HistogramVec
-	last, queued                     *prometheus.GaugeVec
-	failures, unswept, flowsDeleted  *prometheus.CounterVec
+	sync, full, partial, programming children[prometheus.Observer]
+	reconciler                       children[prometheus.Observer]
+	last, queued                     children[prometheus.Gauge]
+	failures, unswept, flowsDeleted  children[prometheus.Counter]
 	endpointChanges, serviceChanges  prometheus.Counter
 	endpointsPending, servicePending prometheus.Gauge
 	transactions, repairs, listings  prometheus.Counter
-	elements, healthz, livez         *prometheus.CounterVec
+	added, deleted                   prometheus.Counter
+	healthz, livez                   *prometheus.CounterVec
 }
+
+// children are the values of one metric by family, in the order of ipFamilies: looking each up by its label costs as
+// much as what is measured when one endpoint changes. They are made with the first call, since until then a gauge
+// has no value, which is not 0.
+type children[T any] func() []T
 
 var _ service.Recorder = (*ServiceMetrics)(nil)
 
@@ -52,56 +59,68 @@ func NewServiceMetrics(all *Metrics) *ServiceMetrics {
 	for _, more := range [][]float64{prometheus.LinearBuckets(1, 1, 59), prometheus.LinearBuckets(60, 5, 12), prometheus.LinearBuckets(120, 30, 7)} {
 		latencies = append(latencies, more...)
 	}
+	elements := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weftnet_service_element_changes_total", Help: "Elements of nftables sets written."}, []string{"change"})
 	m := &ServiceMetrics{
-		sync:             familyHistogram("sync_proxy_rules_duration_seconds", "Duration of a pass that wrote Services.", durations),
-		full:             familyHistogram("sync_full_proxy_rules_duration_seconds", "Duration of a pass over all Services.", durations),
-		partial:          familyHistogram("sync_partial_proxy_rules_duration_seconds", "Duration of a pass over the Services that changed.", durations),
-		programming:      familyHistogram("network_programming_duration_seconds", "Time from the change of a Pod or Service to the rules being in force.", latencies),
-		last:             familyGauge("sync_proxy_rules_last_timestamp_seconds", "When everything wanted was last put in force."),
-		queued:           familyGauge("sync_proxy_rules_last_queued_timestamp_seconds", "When changes were last taken up."),
+		sync:             familyHistogram(all.Registry, "sync_proxy_rules_duration_seconds", "Duration of a pass that wrote Services.", durations),
+		full:             familyHistogram(all.Registry, "sync_full_proxy_rules_duration_seconds", "Duration of a pass over all Services.", durations),
+		partial:          familyHistogram(all.Registry, "sync_partial_proxy_rules_duration_seconds", "Duration of a pass over the Services that changed.", durations),
+		programming:      familyHistogram(all.Registry, "network_programming_duration_seconds", "Time from the change of a Pod or Service to the rules being in force.", latencies),
+		last:             familyGauge(all.Registry, "sync_proxy_rules_last_timestamp_seconds", "When everything wanted was last put in force."),
+		queued:           familyGauge(all.Registry, "sync_proxy_rules_last_queued_timestamp_seconds", "When changes were last taken up."),
 		metrics:          all,
-		failures:         familyCounter("sync_proxy_rules_nftables_sync_failures_total", "Passes that failed."),
-		unswept:          familyCounter("sync_proxy_rules_nftables_cleanup_failures_total", "Times that what an earlier run had left could not be deleted."),
+		failures:         familyCounter(all.Registry, "sync_proxy_rules_nftables_sync_failures_total", "Passes that failed."),
+		unswept:          familyCounter(all.Registry, "sync_proxy_rules_nftables_cleanup_failures_total", "Times that what an earlier run had left could not be deleted."),
 		endpointChanges:  proxyCounter(kubeProxy, "sync_proxy_rules_endpoint_changes_total", "Changes of EndpointSlices."),
 		serviceChanges:   proxyCounter(kubeProxy, "sync_proxy_rules_service_changes_total", "Changes of Services."),
 		endpointsPending: prometheus.NewGauge(prometheus.GaugeOpts{Subsystem: kubeProxy, Name: "sync_proxy_rules_endpoint_changes_pending", Help: "Changes of EndpointSlices that are not in force yet."}),
 		servicePending:   prometheus.NewGauge(prometheus.GaugeOpts{Subsystem: kubeProxy, Name: "sync_proxy_rules_service_changes_pending", Help: "Changes of Services that are not in force yet."}),
-		reconciler:       familyHistogram("conntrack_reconciler_sync_duration_seconds", "Duration of looking for stale UDP flows.", durations),
-		flowsDeleted:     familyCounter("conntrack_reconciler_deleted_entries_total", "Stale UDP flows deleted from connection tracking."),
+		reconciler:       familyHistogram(all.Registry, "conntrack_reconciler_sync_duration_seconds", "Duration of looking for stale UDP flows.", durations),
+		flowsDeleted:     familyCounter(all.Registry, "conntrack_reconciler_deleted_entries_total", "Stale UDP flows deleted from connection tracking."),
 		transactions:     proxyCounter("", "weftnet_service_transactions_total", "nftables transactions of the service proxy."),
 		repairs:          proxyCounter("", "weftnet_service_repairs_total", "Times that somebody else's change of the service proxy's table was put right."),
 		listings:         proxyCounter("", "weftnet_service_listings_total", "Times that the service proxy's table was listed: at the start, after somebody else's change, and once an hour."),
 		healthz:          prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: kubeProxy, Name: "proxy_healthz_total", Help: "Answers to load balancers that ask for the node."}, []string{"code"}),
 		livez:            prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: kubeProxy, Name: "proxy_livez_total", Help: "Answers to those that ask for the proxy alone."}, []string{"code"}),
-		elements:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weftnet_service_element_changes_total", Help: "Elements of nftables sets written."}, []string{"change"}),
+		added:            elements.WithLabelValues("added"),
+		deleted:          elements.WithLabelValues("deleted"),
 	}
-	all.Registry.MustRegister(m.sync, m.full, m.partial, m.programming, m.last, m.queued, m.failures, m.unswept, m.endpointChanges, m.serviceChanges,
-		m.endpointsPending, m.servicePending, m.reconciler, m.flowsDeleted, m.transactions, m.repairs, m.listings, m.elements, m.healthz, m.livez)
+	all.Registry.MustRegister(m.endpointChanges, m.serviceChanges, m.endpointsPending, m.servicePending,
+		m.transactions, m.repairs, m.listings, elements, m.healthz, m.livez)
 	return m
 }
 
-func familyHistogram(name, help string, buckets []float64) *prometheus.HistogramVec {
-	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Subsystem: kubeProxy, Name: name, Help: help, Buckets: buckets}, []string{"ip_family"})
+// byFamily are those of a metric that has been made with the label.
+func byFamily[T any](child func(labels ...string) T) children[T] {
+	return sync.OnceValue(func() (out []T) {
+		for _, f := range ipFamilies {
+			out = append(out, child(f))
+		}
+		return out
+	})
 }
 
-func familyCounter(name, help string) *prometheus.CounterVec {
-	c := prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: kubeProxy, Name: name, Help: help}, []string{"ip_family"})
-	eachFamily(func(f string) { c.WithLabelValues(f) }) // a counter that is not there cannot be alerted on
+func familyHistogram(to prometheus.Registerer, name, help string, buckets []float64) children[prometheus.Observer] {
+	v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Subsystem: kubeProxy, Name: name, Help: help, Buckets: buckets}, []string{"ip_family"})
+	to.MustRegister(v)
+	return byFamily(v.WithLabelValues)
+}
+
+func familyCounter(to prometheus.Registerer, name, help string) children[prometheus.Counter] {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Subsystem: kubeProxy, Name: name, Help: help}, []string{"ip_family"})
+	to.MustRegister(v)
+	c := byFamily(v.WithLabelValues)
+	c() // a counter that is not there cannot be alerted on
 	return c
 }
 
-func familyGauge(name, help string) *prometheus.GaugeVec {
-	return prometheus.NewGaugeVec(prometheus.GaugeOpts{Subsystem: kubeProxy, Name: name, Help: help}, []string{"ip_family"})
+func familyGauge(to prometheus.Registerer, name, help string) children[prometheus.Gauge] {
+	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Subsystem: kubeProxy, Name: name, Help: help}, []string{"ip_family"})
+	to.MustRegister(v)
+	return byFamily(v.WithLabelValues)
 }
 
 func proxyCounter(subsystem, name, help string) prometheus.Counter {
 	return prometheus.NewCounter(prometheus.CounterOpts{Subsystem: subsystem, Name: name, Help: help})
-}
-
-func eachFamily(f func(family string)) {
-	for _, family := range ipFamilies {
-		f(family)
-	}
 }
 
 // Saw counts objects that came, changed or went.
@@ -115,7 +134,9 @@ func (m *ServiceMetrics) Saw(services, slices int) {
 func (m *ServiceMetrics) Queued(services, slices int, at time.Time) {
 	m.servicePending.Add(float64(services))
 	m.endpointsPending.Add(float64(slices))
-	eachFamily(func(f string) { m.queued.WithLabelValues(f).Set(seconds(at)) })
+	for _, g := range m.queued() {
+		g.Set(seconds(at))
+	}
 }
 
 // Synced notes a pass after which everything wanted is in force.
@@ -126,11 +147,23 @@ func (m *ServiceMetrics) Synced(took time.Duration, full bool, at time.Time) {
 	if full {
 		kind = m.full
 	}
-	eachFamily(func(f string) {
-		m.sync.WithLabelValues(f).Observe(took.Seconds())
-		kind.WithLabelValues(f).Observe(took.Seconds())
-		m.last.WithLabelValues(f).Set(seconds(at))
-	})
+	observe(m.sync, took)
+	observe(kind, took)
+	for _, g := range m.last() {
+		g.Set(seconds(at))
+	}
+}
+
+func observe(all children[prometheus.Observer], d time.Duration) {
+	for _, o := range all() {
+		o.Observe(d.Seconds())
+	}
+}
+
+func increment(all children[prometheus.Counter]) {
+	for _, c := range all() {
+		c.Inc()
+	}
 }
 
 func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
@@ -138,19 +171,19 @@ func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
 // Failed counts a pass that failed.
 func (m *ServiceMetrics) Failed() {
 	m.metrics.StageFailed(stageService)
-	eachFamily(func(f string) { m.failures.WithLabelValues(f).Inc() })
+	increment(m.failures)
 }
 
 // Programmed notes how long one change of endpoints took from its cause.
 func (m *ServiceMetrics) Programmed(d time.Duration) {
-	eachFamily(func(f string) { m.programming.WithLabelValues(f).Observe(d.Seconds()) })
+	observe(m.programming, d)
 }
 
 // Wrote counts what was done to the table.
 func (m *ServiceMetrics) Wrote(o nft.Outcome) {
 	m.transactions.Add(float64(o.Transactions))
-	m.elements.WithLabelValues("added").Add(float64(o.Added))
-	m.elements.WithLabelValues("deleted").Add(float64(o.Deleted))
+	m.added.Add(float64(o.Added))
+	m.deleted.Add(float64(o.Deleted))
 	if o.Observed {
 		m.listings.Inc()
 	}
@@ -164,15 +197,15 @@ func (m *ServiceMetrics) Repaired() {
 
 // SweepFailed counts a clean-up that failed.
 func (m *ServiceMetrics) SweepFailed() {
-	eachFamily(func(f string) { m.unswept.WithLabelValues(f).Inc() })
+	increment(m.unswept)
 }
 
 // FlowsDeleted notes a look at connection tracking.
 func (m *ServiceMetrics) FlowsDeleted(n map[state.Family]int, took time.Duration) {
 	for i, family := range desired.Families {
-		m.flowsDeleted.WithLabelValues(ipFamilies[i]).Add(float64(n[family]))
-		m.reconciler.WithLabelValues(ipFamilies[i]).Observe(took.Seconds())
+		m.flowsDeleted()[i].Add(float64(n[family]))
 	}
+	observe(m.reconciler, took)
 }
 
 // Reasons of the condition ServiceProxyReady, and of events.
