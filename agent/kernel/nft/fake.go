@@ -21,8 +21,9 @@ type Fake struct {
 	mu     sync.Mutex
 	exists bool
 	table  state.Table
-	// Refuse, when set, is returned by the next Apply, which then changes nothing.
+	// refuse, when set, is returned by an Apply, which then changes nothing: the next, or the one after as many as pass.
 	refuse error
+	pass   int
 	// applied counts transactions.
 	applied int
 }
@@ -33,10 +34,13 @@ var _ Table = (*Fake)(nil)
 func NewFake() *Fake { return &Fake{} }
 
 // RefuseNext makes the next transaction fail with err.
-func (f *Fake) RefuseNext(err error) {
+func (f *Fake) RefuseNext(err error) { f.RefuseAfter(0, err) }
+
+// RefuseAfter makes a transaction fail with err, after as many as pass that are carried out.
+func (f *Fake) RefuseAfter(pass int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.refuse = err
+	f.refuse, f.pass = err, pass
 }
 
 // Applied is the number of transactions carried out.
@@ -76,7 +80,8 @@ func (f *Fake) Apply(ctx context.Context, c Change) error {
 	if c.Empty() {
 		return nil
 	}
-	if err := f.refuse; err != nil {
+	if f.pass--; f.refuse != nil && f.pass < 0 {
+		err := f.refuse
 		f.refuse = nil
 		return err
 	}

@@ -67,8 +67,8 @@ type Refusal struct {
 type Conflict struct{ Owner, Winner, Set, Key string }
 
 // maxTransaction is how many elements go into one transaction, unless one owner alone has more. A
-// transaction holds the kernel's lock for nftables; 4,000 elements are some milliseconds.
-const maxTransaction = 4000
+// transaction holds the kernel's lock for nftables; 1,000 elements are some milliseconds.
+const maxTransaction = 1000
 
 // Ledger keeps a table in which many owners have elements: a frame of chains, rules and sets, and in
 // the sets the elements of each owner. It remembers what it wrote, in a compact form, and sends
@@ -76,7 +76,7 @@ const maxTransaction = 4000
 // the table only when told to (Reload), or when the kernel refuses what must have fitted.
 //
 // The elements of one owner change in one transaction, so that packets see all of it or nothing.
-// A Ledger is for one goroutine.
+// A Ledger is for one goroutine; it may call the table from another, one call at a time.
 type Ledger struct {
 	table Table
 	frame state.Table // without elements
@@ -93,6 +93,8 @@ type Ledger struct {
 	// suspect says that the kernel's elements may not be those of the records, so that only Reload helps;
 	// reloading that it is at work.
 	suspect, reloading bool
+	// most is maxTransaction, but in tests.
+	most int
 	// refused are owners whose wishes the kernel refused.
 	refused map[string]refusedWish
 }
@@ -123,7 +125,7 @@ func (r *record) senior(o *record) bool {
 
 // NewLedger keeps a table of the kernel's, or of its Fake.
 func NewLedger(t Table) *Ledger {
-	return &Ledger{table: t, owners: map[string]*record{}, contested: map[contestedKey][]*record{}, refused: map[string]refusedWish{}}
+	return &Ledger{table: t, most: maxTransaction, owners: map[string]*record{}, contested: map[contestedKey][]*record{}, refused: map[string]refusedWish{}}
 }
 
 // frameOwner has the elements that the frame itself brings along.

@@ -94,12 +94,15 @@ func anyWish(t *rapid.T, owner string) Wanted {
 }
 
 // TestLedgerFollowsEveryHistory puts, takes away, changes frames, lets strangers in and refuses, and
-// after each step the table is what the wishes mean. Now and then the agent is restarted.
+// after each step the table is what the wishes mean. Now and then the agent is restarted. Transactions are of one element
+// and more, so that a refusal meets one while the next is in the making.
 func TestLedgerFollowsEveryHistory(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		fake, wishes, frame := NewFake(), map[string]Wanted{}, ledgerFrame(2)
+		most := rapid.SampledFrom([]int{1, 2, maxTransaction}).Draw(rt, "most")
 		start := func() *Ledger {
 			l := NewLedger(fake)
+			l.most = most
 			if _, err := l.Frame(t.Context(), frame); err != nil {
 				rt.Fatal(err)
 			}
@@ -131,7 +134,8 @@ func TestLedgerFollowsEveryHistory(t *testing.T) {
 					rt.Fatal(err)
 				}
 			case 3:
-				fake.RefuseNext(rapid.SampledFrom([]error{unix.EINVAL, unix.ENOENT, unix.EEXIST}).Draw(rt, "refusal"))
+				refusal := rapid.SampledFrom([]error{unix.EINVAL, unix.ENOENT, unix.EEXIST, unix.EPERM}).Draw(rt, "refusal")
+				fake.RefuseAfter(rapid.IntRange(0, 6).Draw(rt, "pass"), refusal)
 				fallthrough
 			default:
 				var batch []Wanted
@@ -142,6 +146,9 @@ func TestLedgerFollowsEveryHistory(t *testing.T) {
 				}
 				out, err := l.Put(t.Context(), batch)
 				fake.RefuseNext(nil)
+				if errors.Is(err, unix.EPERM) { // nobody's fault, and nothing is kept of what was not written
+					out, err = l.Put(t.Context(), batch)
+				}
 				if err != nil || len(out.Refused) > 0 {
 					rt.Fatalf("put: %v, %v", out, err)
 				}
@@ -215,8 +222,16 @@ func TestLedgerSendsOnlyDifferences(t *testing.T) {
 
 // TestLedgerLeavesOnlyTheBadOneOut has one owner with an element that no kernel takes.
 func TestLedgerLeavesOnlyTheBadOneOut(t *testing.T) {
+	for _, most := range []int{1, 3, maxTransaction} {
+		t.Run(fmt.Sprint(most, " elements a transaction"), func(t *testing.T) { leavesOnlyTheBadOneOut(t, most) })
+	}
+}
+
+func leavesOnlyTheBadOneOut(t *testing.T, most int) {
+	t.Helper()
 	fake := NewFake()
 	l := NewLedger(fake)
+	l.most = most
 	frame := ledgerFrame(2)
 	if _, err := l.Frame(t.Context(), frame); err != nil {
 		t.Fatal(err)
@@ -229,7 +244,7 @@ func TestLedgerLeavesOnlyTheBadOneOut(t *testing.T) {
 		wishes[name] = w
 		all = append(all, w)
 	}
-	if out, err := l.Put(t.Context(), all); err != nil || out.Transactions != 1 {
+	if out, err := l.Put(t.Context(), all); err != nil || out.Transactions != (len(all)+most-1)/most {
 		t.Fatalf("%s, %v", out, err)
 	}
 	for i := range all {
@@ -268,6 +283,30 @@ func TestLedgerGeneralFaultBlamesNobody(t *testing.T) {
 	}
 	if out, err := l.Put(t.Context(), []Wanted{w}); err != nil || out.Added != 1 {
 		t.Fatalf("%s, %v", out, err)
+	}
+}
+
+// TestLedgerKeepsWhatWasNotReplaced: an object that took another's name, as the transaction failed, must not leave what the
+// first had behind, nor come beside it.
+func TestLedgerKeepsWhatWasNotReplaced(t *testing.T) {
+	fake := NewFake()
+	l := NewLedger(fake)
+	if _, err := l.Frame(t.Context(), ledgerFrame(1)); err != nil {
+		t.Fatal(err)
+	}
+	first := Wanted{Owner: "a", Age: 1, Sets: map[string][]state.Element{"marks": {marked(1, 1)}}}
+	if _, err := l.Put(t.Context(), []Wanted{first}); err != nil {
+		t.Fatal(err)
+	}
+	for _, second := range []Wanted{{Owner: "a", Age: 2}, {Owner: "a", Age: 3, Sets: map[string][]state.Element{"marks": {marked(2, 1)}}}} {
+		fake.RefuseNext(unix.ENOBUFS)
+		if _, err := l.Put(t.Context(), []Wanted{second}); !errors.Is(err, unix.ENOBUFS) {
+			t.Fatal(err)
+		}
+		if out, err := l.Put(t.Context(), []Wanted{second}); err != nil || out.Observed {
+			t.Fatalf("%s, observed %t, %v", out, out.Observed, err)
+		}
+		mustEqual(t, fake, expected(ledgerFrame(1), map[string]Wanted{"a": second}))
 	}
 }
 

@@ -33,6 +33,7 @@ func (l *Ledger) Put(ctx context.Context, wanted []Wanted) (Outcome, error) {
 	var out Outcome
 	if !l.suspect {
 		if out, err = l.write(ctx, steps); !errors.Is(err, errUnlike) {
+			l.takeBack(steps)
 			l.forgetGone(steps)
 			return out, err
 		}
@@ -67,6 +68,22 @@ func (l *Ledger) steps(wanted []Wanted) ([]ownerStep, error) {
 	return steps, nil
 }
 
+// takeBack gives owners the records again that another object of the same name was to replace, where the kernel still
+// has the old one's elements: nobody else would ever delete them.
+func (l *Ledger) takeBack(steps []ownerStep) {
+	for _, s := range steps {
+		now := l.owners[s.record.owner]
+		if now == s.record || s.record.elements == "" {
+			continue
+		}
+		if now != nil && now.elements != "" {
+			l.suspect = true // it has come beside what should have gone: only a look at the whole tells them apart
+			continue
+		}
+		l.owners[s.record.owner] = s.record
+	}
+}
+
 // forgetGone drops the records of owners that have nothing any more.
 func (l *Ledger) forgetGone(steps []ownerStep) {
 	for _, s := range steps {
@@ -86,37 +103,83 @@ func (l *Ledger) forgetGone(steps []ownerStep) {
 // errUnlike says that the kernel's table is not what we wrote.
 var errUnlike = errors.New("the table is not as it was written")
 
-// write carries the steps out in transactions of bounded size.
+// write carries the steps out in transactions of bounded size. While the kernel takes one, the next is made, which
+// takes nearly as long; the order is kept, and a transaction is given to the kernel only when the one before
+// it has been taken.
 func (l *Ledger) write(ctx context.Context, steps []ownerStep) (Outcome, error) {
 	var out Outcome
-	t := &transit{}
-	for i, s := range steps {
-		l.stage(t, s.record, s.old, s.next)
-		if len(t.moves) < maxTransaction && i < len(steps)-1 {
-			continue
+	var before *flight
+	for len(steps) > 0 {
+		t := &transit{}
+		n := 0
+		for ; n < len(steps) && (n == 0 || len(t.moves) < l.most); n++ {
+			l.stage(t, steps[n].record, steps[n].old, steps[n].next)
 		}
-		if err := l.send(ctx, t, &out); err != nil {
-			return out, err
+		if err := before.land(&out); err != nil {
+			l.undo(t)
+			if err := l.blame(ctx, before.t, err, &out); err != nil {
+				return out, err
+			}
+			before = nil
+			continue // the same steps, from what has become of those before
 		}
-		t = &transit{}
+		steps = steps[n:]
+		before = l.launch(ctx, t, len(steps) > 0)
+	}
+	if err := before.land(&out); err != nil {
+		return out, l.blame(ctx, before.t, err, &out)
 	}
 	return out, nil
 }
 
-// send gives one transaction to the kernel. One that is refused is undone and tried in halves, until
-// the owner is found that is to blame.
-func (l *Ledger) send(ctx context.Context, t *transit, out *Outcome) error {
+// flight is a transaction that the kernel has been given; nil is one with nothing in it.
+type flight struct {
+	t              *transit
+	deleted, added int
+	answer         chan error
+}
+
+// launch gives a transaction to the kernel, and does not wait for the answer if there is something to do meanwhile.
+func (l *Ledger) launch(ctx context.Context, t *transit, aside bool) *flight {
 	c, deleted, added := l.change(t)
 	if deleted+added == 0 {
 		return nil
 	}
-	err := l.table.Apply(ctx, c)
-	if err == nil {
-		out.Transactions++
-		out.Deleted += deleted
-		out.Added += added
+	f := &flight{t: t, deleted: deleted, added: added, answer: make(chan error, 1)}
+	if aside {
+		go func() { f.answer <- l.table.Apply(ctx, c) }()
+	} else {
+		f.answer <- l.table.Apply(ctx, c)
+	}
+	return f
+}
+
+// land waits for the answer.
+func (f *flight) land(out *Outcome) error {
+	if f == nil {
 		return nil
 	}
+	if err := <-f.answer; err != nil {
+		return err
+	}
+	out.Transactions++
+	out.Deleted += f.deleted
+	out.Added += f.added
+	return nil
+}
+
+// send gives one transaction to the kernel and waits for its answer.
+func (l *Ledger) send(ctx context.Context, t *transit, out *Outcome) error {
+	f := l.launch(ctx, t, false)
+	if err := f.land(out); err != nil {
+		return l.blame(ctx, t, err, out)
+	}
+	return nil
+}
+
+// blame undoes a transaction that was refused, the last one that was staged, and tries it in halves, until the owner is found
+// that is to blame.
+func (l *Ledger) blame(ctx context.Context, t *transit, err error, out *Outcome) error {
 	l.undo(t)
 	if Unlike(err) && !l.reloading && !l.knownRefused(t.steps) {
 		return fmt.Errorf("%w: %w", errUnlike, err)
