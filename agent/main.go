@@ -42,6 +42,9 @@ func main() {
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: o.level}))
 	klog.SetSlogLogger(log)
+	if err := coarseTimers(); err != nil {
+		log.Warn("the agent's timers stay as exact as the kernel makes them, which costs CPU time", "error", err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	log.Info("start", "version", version.Version, "node", o.node, "memoryLimit", limitMemory(os.Getenv))
