@@ -75,7 +75,7 @@ func (a *agent) buildProxy(rest *rest.Config, metrics *status.Metrics) error {
 	p.health, p.ports = healthcheck.NewServices(checks), service.NewNodePorts(p.listeners.List, log)
 	p.node = healthcheck.Node{Config: checks, Port: healthcheck.NodePort, Answered: proxyMetrics.Answered}
 	p.loop = service.New(service.Config{
-		Source: p.source, Table: table, Watch: table.Subscribe, Sizes: table.Sizes, Flows: p.flows, Facts: a.serviceNode,
+		Source: p.source, Table: table, Watch: table.Subscribe, Quietly: table.Quietly, Sizes: table.Sizes, Flows: p.flows, Facts: a.serviceNode,
 		Sinks:    []service.Sink{a.sockets, p.health, p.ports},
 		Problems: []func() []desired.Problem{p.health.Problems, p.ports.Problems},
 		Recorder: proxyMetrics, Log: log,

@@ -31,6 +31,9 @@ type Kernel struct {
 	// strangers counts events of other programs' changes of our table.
 	strangers atomic.Uint64
 
+	// company are the tables of the same program that know of each other, this one at least.
+	company *company
+
 	// writing is held from the look at the table to the end of the transaction.
 	writing sync.Mutex
 
@@ -58,22 +61,9 @@ func NewTable(name string) (*Kernel, error) {
 	}
 	// A kernel without the filter tells of our own changes, too; concerns leaves them out.
 	_ = events.Ignore(c.Port())
-	return &Kernel{family: "inet", name: name, conn: c, events: events}, nil
-}
-
-// Acquaint tells the tables of one program of each other: a transaction in one of them wakes none of the
-// others. Without it they work as well, and each looks at what all others write: with 10,000 Services at the
-// start those are 50,000 events, and more than a socket holds.
-func Acquaint(kernels ...*Kernel) error {
-	var ports []uint32
-	for _, k := range kernels {
-		ports = append(ports, k.conn.Port())
-	}
-	var faults []error
-	for _, k := range kernels {
-		faults = append(faults, k.events.Ignore(ports...))
-	}
-	return errors.Join(faults...)
+	k := &Kernel{family: "inet", name: name, conn: c, events: events}
+	k.company = &company{members: []*Kernel{k}}
+	return k, nil
 }
 
 // Close ends the sockets. The table stands.
@@ -156,7 +146,7 @@ func (k unlocked) transact(c Change) error {
 	if err != nil {
 		return fmt.Errorf("table %s %s: %w", c.Family, c.Name, err)
 	}
-	if err := k.conn.batch(msgs); err != nil {
+	if err := k.company.commit(func() error { return k.conn.batch(msgs) }); err != nil {
 		return fmt.Errorf("change table %s %s: %w", c.Family, c.Name, err)
 	}
 	return nil

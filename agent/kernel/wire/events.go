@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,10 @@ type Events struct {
 	file    *os.File
 	groups  []int
 	reading atomic.Bool
+
+	// mu is held while groups are joined and left.
+	mu      sync.Mutex
+	changed func() // of the subscription that runs
 }
 
 // NewEvents opens a socket for groups of a protocol.
@@ -88,32 +93,69 @@ var (
 // once are told as one. tell, if not nil, is called before that. It ends, and closes the channel, with
 // ctx or when the socket is closed.
 func (e *Events) Subscribe(ctx context.Context, concerns func(Message) bool, tell func()) (<-chan struct{}, error) {
-	if !e.reading.CompareAndSwap(false, true) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.reading.Load() {
 		return nil, ErrSubscribed
 	}
 	if err := e.member(unix.NETLINK_ADD_MEMBERSHIP); err != nil {
-		e.reading.Store(false)
 		return nil, fmt.Errorf("join netlink group: %w", err)
 	}
 	_ = e.file.SetReadDeadline(noDeadline)
 	wake := context.AfterFunc(ctx, func() { _ = e.file.SetReadDeadline(aLongTimeAgo) })
 	out := make(chan struct{}, 1)
+	changed := func() {
+		if tell != nil {
+			tell()
+		}
+		select {
+		case out <- struct{}{}:
+		default:
+		}
+	}
+	e.changed = changed
+	e.reading.Store(true)
 	go func() {
 		defer close(out)
 		defer wake()
-		e.read(ctx, concerns, func() {
-			if tell != nil {
-				tell()
-			}
-			select {
-			case out <- struct{}{}:
-			default:
-			}
-		})
+		e.read(ctx, concerns, changed)
+		e.mu.Lock()
+		defer e.mu.Unlock()
 		_ = e.member(unix.NETLINK_DROP_MEMBERSHIP)
+		e.changed = nil
 		e.reading.Store(false)
 	}()
 	return out, nil
+}
+
+// Pause hears nothing until Resume: where nobody listens the kernel does not even make its messages. It does
+// nothing while no subscription runs.
+func (e *Events) Pause() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.reading.Load() {
+		return nil
+	}
+	return e.member(unix.NETLINK_DROP_MEMBERSHIP)
+}
+
+// Resume listens again.
+func (e *Events) Resume() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.reading.Load() {
+		return nil
+	}
+	return e.member(unix.NETLINK_ADD_MEMBERSHIP)
+}
+
+// Missed tells the subscription that runs, as if messages had been lost.
+func (e *Events) Missed() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.changed != nil {
+		e.changed()
+	}
 }
 
 func (e *Events) member(option int) error {

@@ -69,7 +69,7 @@ func (m *machine) startOn(wrap func(nft.Table) nft.Table) {
 		table = wrap(table)
 	}
 	m.loop = New(Config{
-		Source: m.cluster, Table: table, Flows: m.flows, Watch: m.table.Subscribe, Sizes: m.table.Sizes, Recorder: m.counts,
+		Source: m.cluster, Table: table, Flows: m.flows, Watch: m.table.Subscribe, Quietly: m.table.Quietly, Sizes: m.table.Sizes, Recorder: m.counts,
 		Log: slog.New(slog.DiscardHandler), Facts: func() (snapshot.ServiceNode, bool) { return m.node, true },
 	})
 	ctx, cancel := context.WithCancel(context.Background())

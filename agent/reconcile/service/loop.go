@@ -31,6 +31,8 @@ const (
 	// batch is how many Services are computed before they are written: not all elements of 40,000
 	// Services are in memory at once.
 	batch = 256
+	// bulk is how many Services make it worth the while not to listen for others' changes meanwhile.
+	bulk = 1000
 
 	shortestPause = 50 * time.Millisecond
 	longestPause  = 2 * time.Second
@@ -171,7 +173,13 @@ func (l *Loop) pass(ctx context.Context, now time.Time) (waiting string, err err
 	if len(l.dirty) == 0 && l.synced && !l.udp.suspect {
 		return "", nil
 	}
-	if err := l.program(ctx); err != nil {
+	write := func() error { return l.program(ctx) }
+	if l.cfg.Quietly != nil && len(l.dirty) >= bulk {
+		err = l.cfg.Quietly(write)
+	} else {
+		err = write()
+	}
+	if err != nil {
 		return "", err
 	}
 	err = l.afterwards(ctx, now, full)

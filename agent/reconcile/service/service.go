@@ -64,6 +64,8 @@ type Config struct {
 	// Watch tells of other programs' changes of the table. Its channel is closed when it ends, and it
 	// is then called again.
 	Watch func(ctx context.Context) (<-chan struct{}, error)
+	// Quietly, if not nil, runs what writes very much, at less cost.
+	Quietly func(func() error) error
 	// Sizes counts the elements in the kernel's sets without listing them; false where it cannot.
 	Sizes func(ctx context.Context) (map[string]int, bool, error)
 	Flows Flows
