@@ -14,25 +14,16 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/weftnet/weftnet/agent/desired/filter"
 	"github.com/weftnet/weftnet/agent/desired/flow"
-	"github.com/weftnet/weftnet/agent/desired/policy"
+	"github.com/weftnet/weftnet/agent/desired/service"
 	kernelflow "github.com/weftnet/weftnet/agent/kernel/bpf/flow"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
+	"github.com/weftnet/weftnet/agent/snapshot"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/test/harness"
 	"github.com/weftnet/weftnet/test/nstest"
 )
-
-// others stands for what every node has besides policies: connections are tracked, and what leaves the
-// cluster is masqueraded.
-const others = `
-table inet node {
-	chain postrouting {
-		type nat hook postrouting priority srcnat; policy accept;
-		oifname "uplink" masquerade fully-random
-	}
-}
-`
 
 // node is one with two Pods, and a third behind a tunnel.
 type node struct {
@@ -52,9 +43,8 @@ func newNode(t *testing.T, s shape, fast bool) *node {
 	n.join(n.client, clientLink, client, stranger)
 	n.join(n.server, serverLink, server)
 	n.tunnel()
-	load := exec.Command("nft", "-f", "-")
-	load.Stdin = strings.NewReader(others)
-	n.output(n.ns, load)
+	n.write(meshTable())
+	n.write(service.Table(snapshot.ServiceNode{Name: "node-1", NodeIPs: nodeIPs, NodePortIPs: nodeIPs}, nil))
 	n.enforce(s)
 	if fast {
 		n.fastPath()
@@ -121,17 +111,29 @@ func (n *node) tunnel() {
 	n.run(n.outside, "ip route add fd00:244:1::/64 via "+gateway.v6.String()+" dev weft0")
 }
 
-// enforce writes the rules that the agent would.
-func (n *node) enforce(s shape) {
+// meshTable is the mesh's, and what an agent writes beside the policies on any node, as are the rules of the service proxy:
+// policies cost what they add to them.
+func meshTable() state.Table {
+	return filter.Table(filter.Input{
+		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:244::/32")},
+		NodeIPs:      nodeIPs,
+		Pods:         []filter.Pod{{Link: clientLink, Addresses: append(client.both(), stranger.both()...)}, {Link: serverLink, Addresses: server.both()}},
+	})
+}
+
+// enforce writes the rules that the policies mean.
+func (n *node) enforce(s shape) { n.write(s.engine().Table()) }
+
+func (n *node) write(table state.Table) {
 	n.t.Helper()
 	var k *nft.Kernel
 	var err error
-	n.ns.Do(n.t, func() { k, err = nft.NewTable(policy.TableName) })
+	n.ns.Do(n.t, func() { k, err = nft.NewTable(table.Name) })
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() { _ = k.Close() })
-	if _, err := k.Ensure(n.t.Context(), s.engine().Table()); err != nil {
+	if _, err := k.Ensure(n.t.Context(), table); err != nil {
 		n.t.Fatal(err)
 	}
 }

@@ -30,6 +30,7 @@ var (
 	stranger = podAddresses(1, 4)
 	remote   = podAddresses(2, 2)
 	gateway  = podAddresses(1, 1) // the node's own mesh addresses
+	nodeIPs  = []netip.Addr{netip.MustParseAddr("10.200.0.1"), netip.MustParseAddr("10.200.0.2")}
 )
 
 // shape is what policies a node has.
