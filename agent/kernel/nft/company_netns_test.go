@@ -3,7 +3,10 @@
 package nft
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -117,6 +120,34 @@ func TestQuietlyMissesNobody(t *testing.T) {
 	}
 }
 
+// TestQuietlyIsNotDeceived: a transaction of another table of ours that changes nothing must not stand for a stranger's.
+func TestQuietlyIsNotDeceived(t *testing.T) {
+	p := newPair(t)
+	set := state.Set{Name: "of-ours", Key: []state.DataType{state.TypeIPv4}}
+	if _, err := p.tables[1].Ensure(t.Context(), state.Table{Family: "inet", Name: state.TableName, Sets: []state.Set{set}}); err != nil {
+		t.Fatal(err)
+	}
+	set.Elements = []state.Element{{Key: state.AddrValue(netip.MustParseAddr("10.0.0.1"))}}
+	add := func() error { return p.tables[1].AddElements(t.Context(), []state.Set{set}) }
+	quietly := func(f func() error) {
+		t.Helper()
+		if err := p.tables[0].Quietly(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	quietly(func() error { return errors.Join(add(), add(), add()) })
+	if got := p.strangers(); got != [2]uint64{} {
+		t.Errorf("strangers seen are %v: there was none", got)
+	}
+	quietly(func() error {
+		p.nft("add", "table", "inet", "strangers")
+		return add()
+	})
+	if got := p.strangers(); got != [2]uint64{1, 1} {
+		t.Errorf("strangers seen are %v, want one by each", got)
+	}
+}
+
 // TestQuietlyWhereNobodyListens: tables that are not watched are left so.
 func TestQuietlyWhereNobodyListens(t *testing.T) {
 	ns := nstest.New(t)
@@ -126,5 +157,34 @@ func TestQuietlyWhereNobodyListens(t *testing.T) {
 	}
 	if n := (&pair{ns: ns}).listeners(t); n != 0 {
 		t.Errorf("%d sockets hear events, and nobody has asked for them", n)
+	}
+}
+
+// TestOwnChangesDoNotHinderALook: a table is listed in one piece while another of the same program changes without a pause.
+func TestOwnChangesDoNotHinderALook(t *testing.T) {
+	p := newPair(t)
+	if err := p.write(t); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			counters := []string{fmt.Sprint("ours-", i%2)}
+			if _, err := p.tables[1].Ensure(t.Context(), state.Table{Family: "inet", Name: state.TableName, Counters: counters}); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for range 5 {
+		if _, err := p.tables[0].Observe(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

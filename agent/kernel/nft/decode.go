@@ -47,7 +47,7 @@ func (c *conn) observe(family, name string) (Observed, error) {
 	return o.sorted(), nil
 }
 
-// generation is the number of transactions that the kernel has seen in this network namespace.
+// generation is the number of transactions in this network namespace that have changed something.
 func (c *conn) generation() (uint32, error) {
 	replies, err := c.query(unix.NFT_MSG_GETGEN, unix.AF_UNSPEC, false)
 	if err != nil {

@@ -21,9 +21,10 @@ type Fake struct {
 	mu     sync.Mutex
 	exists bool
 	table  state.Table
-	// refuse, when set, is returned by an Apply, which then changes nothing: the next, or the one after as many as pass.
-	refuse error
-	pass   int
+	// refuse, when set, is returned by an Apply, which then changes nothing: the next, or the one after as many as pass; and
+	// by more after it.
+	refuse     error
+	pass, more int
 	// applied counts transactions.
 	applied int
 }
@@ -40,7 +41,14 @@ func (f *Fake) RefuseNext(err error) { f.RefuseAfter(0, err) }
 func (f *Fake) RefuseAfter(pass int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.refuse, f.pass = err, pass
+	f.refuse, f.pass, f.more = err, pass, 0
+}
+
+// RefuseSome makes as many transactions fail with err.
+func (f *Fake) RefuseSome(n int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refuse, f.pass, f.more = err, 0, n-1
 }
 
 // Applied is the number of transactions carried out.
@@ -82,7 +90,9 @@ func (f *Fake) Apply(ctx context.Context, c Change) error {
 	}
 	if f.pass--; f.refuse != nil && f.pass < 0 {
 		err := f.refuse
-		f.refuse = nil
+		if f.more--; f.more < 0 {
+			f.refuse = nil
+		}
 		return err
 	}
 	if _, err := encode(c); err != nil {

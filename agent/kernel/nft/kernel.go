@@ -69,17 +69,29 @@ func NewTable(name string) (*Kernel, error) {
 // Close ends the sockets. The table stands.
 func (k *Kernel) Close() error { return errors.Join(k.events.Close(), k.conn.Close()) }
 
-// maxObserveTries bounds how often a listing that another program's change disturbed is repeated.
-const maxObserveTries = 10
+// maxObserveTries bounds how often a listing that a change disturbed is repeated; the program's own changes, to any of its
+// tables, disturb no more than maxDisturbed of them.
+const maxObserveTries, maxDisturbed = 10, 3
+
+// ErrUnsteady says that a table could not be listed, since something in the kernel's tables changed each time: nothing is
+// wrong with what is wanted.
+var ErrUnsteady = errors.New("other programs change the kernel's tables all the while")
 
 // Observe lists the whole table as it is at one moment.
 func (k *Kernel) Observe(ctx context.Context) (Observed, error) {
 	var last error
-	for range maxObserveTries {
+	for i := range maxObserveTries {
 		if err := ctx.Err(); err != nil {
 			return Observed{}, err
 		}
-		o, stable, err := k.observeOnce()
+		var o Observed
+		var stable bool
+		var err error
+		if i < maxDisturbed {
+			o, stable, err = k.observeOnce()
+		} else {
+			k.company.alone(func() { o, stable, err = k.observeOnce() })
+		}
 		switch {
 		case err == nil && stable:
 			return o, nil
@@ -91,7 +103,7 @@ func (k *Kernel) Observe(ctx context.Context) (Observed, error) {
 			return Observed{}, fmt.Errorf("observe table %s %s: %w", k.family, k.name, err)
 		}
 	}
-	return Observed{}, fmt.Errorf("observe table %s %s: %w", k.family, k.name, last)
+	return Observed{}, fmt.Errorf("observe table %s %s: %w: %w", k.family, k.name, ErrUnsteady, last)
 }
 
 func (k *Kernel) observeOnce() (Observed, bool, error) {
@@ -146,7 +158,10 @@ func (k unlocked) transact(c Change) error {
 	if err != nil {
 		return fmt.Errorf("table %s %s: %w", c.Family, c.Name, err)
 	}
-	if err := k.company.commit(func() error { return k.conn.batch(msgs) }); err != nil {
+	if len(msgs) == 0 {
+		return nil
+	}
+	if err := k.company.commit(k.Kernel, func() error { return k.conn.batch(msgs) }); err != nil {
 		return fmt.Errorf("change table %s %s: %w", c.Family, c.Name, err)
 	}
 	return nil
@@ -263,7 +278,8 @@ func (k *Kernel) forget() {
 	k.known = nil
 }
 
-// remember keeps what was written, unless a stranger has been seen since the mark or nobody looks out for them.
+// remember keeps what was written, unless a stranger has been seen since the mark or nobody looks out for them. While nobody
+// listens (Quietly) it is kept, too: if a stranger comes then, the end of that time forgets it.
 func (k *Kernel) remember(t state.Table, mark uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

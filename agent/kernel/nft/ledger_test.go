@@ -295,10 +295,10 @@ func TestLedgerKeepsWhatWasNotReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := Wanted{Owner: "a", Age: 1, Sets: map[string][]state.Element{"marks": {marked(1, 1)}}}
-	if _, err := l.Put(t.Context(), []Wanted{first}); err != nil {
-		t.Fatal(err)
-	}
 	for _, second := range []Wanted{{Owner: "a", Age: 2}, {Owner: "a", Age: 3, Sets: map[string][]state.Element{"marks": {marked(2, 1)}}}} {
+		if _, err := l.Put(t.Context(), []Wanted{first}); err != nil {
+			t.Fatal(err)
+		}
 		fake.RefuseNext(unix.ENOBUFS)
 		if _, err := l.Put(t.Context(), []Wanted{second}); !errors.Is(err, unix.ENOBUFS) {
 			t.Fatal(err)
@@ -308,6 +308,32 @@ func TestLedgerKeepsWhatWasNotReplaced(t *testing.T) {
 		}
 		mustEqual(t, fake, expected(ledgerFrame(1), map[string]Wanted{"a": second}))
 	}
+}
+
+// TestLedgerTellsTwoOfOneNameApart: the kernel has taken the second of two objects of one name and kept the first.
+func TestLedgerTellsTwoOfOneNameApart(t *testing.T) {
+	fake := NewFake()
+	l := NewLedger(fake)
+	if _, err := l.Frame(t.Context(), ledgerFrame(1)); err != nil {
+		t.Fatal(err)
+	}
+	first := Wanted{Owner: "a", Age: 1, Sets: map[string][]state.Element{"marks": {marked(1, 1)}}}
+	second := Wanted{Owner: "a", Age: 2, Sets: map[string][]state.Element{"marks": {marked(2, 1)}}}
+	if _, err := l.Put(t.Context(), []Wanted{first}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fake.RefuseSome(3, unix.EINVAL) // both together, the first's end, and that element by element
+	if out, err := l.Put(t.Context(), []Wanted{second}); err != nil || len(out.Refused) != 1 {
+		t.Fatalf("%s, %v", out, err)
+	}
+	mustEqual(t, fake, expected(ledgerFrame(1), map[string]Wanted{"first": {Owner: "first", Sets: first.Sets}, "second": {Owner: "second", Sets: second.Sets}}))
+	if out, err := l.Put(t.Context(), []Wanted{second}); err != nil || !out.Observed {
+		t.Fatalf("%s, observed %t, %v", out, out.Observed, err)
+	}
+	mustEqual(t, fake, expected(ledgerFrame(1), map[string]Wanted{"a": second}))
 }
 
 // TestLedgerTellsOfConflicts: of two who want the same key differently the older one wins, and it is told.

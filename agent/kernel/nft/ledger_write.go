@@ -112,7 +112,8 @@ func (l *Ledger) write(ctx context.Context, steps []ownerStep) (Outcome, error) 
 	for len(steps) > 0 {
 		t := &transit{}
 		n := 0
-		for ; n < len(steps) && (n == 0 || len(t.moves) < l.most); n++ {
+		// What one object gives up and another of the same name gets is one owner's change.
+		for ; n < len(steps) && (n == 0 || len(t.moves) < l.most || steps[n].record.owner == steps[n-1].record.owner); n++ {
 			l.stage(t, steps[n].record, steps[n].old, steps[n].next)
 		}
 		if err := before.land(&out); err != nil {

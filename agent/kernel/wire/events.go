@@ -139,14 +139,18 @@ func (e *Events) Pause() error {
 	return e.member(unix.NETLINK_DROP_MEMBERSHIP)
 }
 
-// Resume listens again.
+// Resume listens again. Where that fails the subscription ends, rather than hear nothing.
 func (e *Events) Resume() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.reading.Load() {
 		return nil
 	}
-	return e.member(unix.NETLINK_ADD_MEMBERSHIP)
+	err := e.member(unix.NETLINK_ADD_MEMBERSHIP)
+	if err != nil {
+		_ = e.file.SetReadDeadline(aLongTimeAgo)
+	}
+	return err
 }
 
 // Missed tells the subscription that runs, as if messages had been lost.

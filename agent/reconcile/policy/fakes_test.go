@@ -328,7 +328,11 @@ func denyAll(name string) snapshot.NetworkPolicy {
 // leads tells where packets to an attachment go in the table; empty means that nobody judges them.
 func (w *world) leads(a state.Attachment) string {
 	have, _ := w.table.Table()
-	s, _ := have.Set("ingress")
+	return leadsIn(have, a)
+}
+
+func leadsIn(t state.Table, a state.Attachment) string {
+	s, _ := t.Set("ingress")
 	for _, el := range s.Elements {
 		if el.Key == state.Concat(state.IfNameValue(a.HostLink), state.NFProtoIPv4) {
 			return el.Verdict.Chain

@@ -317,8 +317,8 @@ func (l *Loop) repair(ctx context.Context, s desired.Suspects, drift bool) error
 		l.inForce(s)
 		return nil
 	}
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		return err
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, nft.ErrUnsteady) {
+		return err // no Pod's rules are at fault
 	}
 	l.mu.Lock()
 	l.refused.shut(l.engine, l.attached, time.Now(), err)
