@@ -51,5 +51,8 @@ func reportTimers(t *testing.T) {
 			t.Errorf("thread %s has a slack of %s ns, want %s", filepath.Base(thread), got, want)
 		}
 	}
+	if asked == 0 {
+		t.Error("no thread was asked")
+	}
 	t.Logf("%d threads asked", asked)
 }

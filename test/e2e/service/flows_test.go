@@ -4,12 +4,10 @@ package service
 
 import (
 	"context"
-	"runtime"
-
-	"github.com/vishvananda/netns"
 
 	"github.com/weftnet/weftnet/agent/kernel/conntrack"
 	"github.com/weftnet/weftnet/agent/state"
+	"github.com/weftnet/weftnet/test/testbed/proc"
 )
 
 // allFlows are the TCP flows that any node knows.
@@ -42,18 +40,5 @@ func tcpFlows(node int) []conntrack.Flow {
 
 // inNamespaceOf runs f on a thread of its own in a node's network namespace; not at all if that cannot be.
 func inNamespaceOf(node string, f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		h, err := netns.GetFromPath("/run/netns/" + node)
-		if err != nil {
-			return
-		}
-		defer func() { _ = h.Close() }()
-		if netns.Set(h) == nil {
-			f()
-		}
-	}()
-	<-done
+	_ = proc.InNetNS(node, func() error { f(); return nil })
 }

@@ -105,9 +105,9 @@ func InNetNS(name string, f func() error) error {
 	})
 }
 
-// Aside runs f, which may change the network namespace of its thread, on a thread that is brought back afterwards. One that
-// cannot come back ends with its goroutine. The runtime cannot end a process's first thread, which would stay where f
-// has left it, and the whole process would pass for one of that namespace, to be ended with it.
+// Aside runs f, which may change the network namespace of its thread, on a thread that is brought back afterwards. The
+// runtime cannot end a process's first thread: it would stay where f has left it, and the whole process would pass for one of
+// that namespace, to be ended with it. Any other that cannot come back ends with its goroutine.
 func Aside(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
