@@ -15,7 +15,7 @@ const (
 	// timerSlack is how late the kernel may fire a timer of the agent, so as to fire it together with others
 	// (PR_SET_TIMERSLACK in prctl(2)). None of ours is more exact than that, but the Go runtime looks after itself every
 	// 20 us while there is work, and a change of one endpoint is over after a millisecond: with the default of 50 us it
-	// costs a seventh more CPU time (0.57 ms, not 0.50).
+	// costs 8 % more CPU time (0.58 ms, not 0.54), and 15 % with 100 changes a second.
 	timerSlack = time.Millisecond
 	// slackIsSet is in the environment of a program that coarseTimers has started.
 	slackIsSet = "WEFTNET_AGENT_TIMER_SLACK"

@@ -91,6 +91,16 @@ func onOwnThread(f func()) {
 	<-done
 }
 
+// OfProcess names the network namespace that others take for this process's: that of its first thread.
+func OfProcess(tb testing.TB) string {
+	tb.Helper()
+	name, err := os.Readlink("/proc/self/ns/net") // of the first thread, whoever asks
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return name
+}
+
 // Open opens a namespace that is there by its file: of a node of the testbed
 // (/run/netns/NAME), or of a process (/proc/PID/ns/net).
 func Open(tb testing.TB, path string) *Namespace {

@@ -3,7 +3,6 @@
 package nstest
 
 import (
-	"os"
 	"runtime"
 	"testing"
 )
@@ -11,7 +10,7 @@ import (
 // TestTheProcessStaysWhereItIs: a process is in the namespace that its first thread is in, and some of many goroutines
 // run on that one.
 func TestTheProcessStaysWhereItIs(t *testing.T) {
-	before := processNetNS(t)
+	before := OfProcess(t)
 	other := New(t)
 	done := make(chan struct{})
 	const many = 200
@@ -24,16 +23,7 @@ func TestTheProcessStaysWhereItIs(t *testing.T) {
 	for range many {
 		<-done
 	}
-	if after := processNetNS(t); after != before {
+	if after := OfProcess(t); after != before {
 		t.Errorf("the process was in %s and is in %s", before, after)
 	}
-}
-
-func processNetNS(t *testing.T) string {
-	t.Helper()
-	name, err := os.Readlink("/proc/self/ns/net") // of the first thread, whoever asks
-	if err != nil {
-		t.Fatal(err)
-	}
-	return name
 }

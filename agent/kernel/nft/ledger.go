@@ -67,7 +67,7 @@ type Refusal struct {
 type Conflict struct{ Owner, Winner, Set, Key string }
 
 // maxTransaction is how many elements go into one transaction, unless one owner alone has more. A
-// transaction holds the kernel's lock for nftables; 1,000 elements are some milliseconds.
+// transaction holds the kernel's lock for nftables; 1,000 elements are one or two milliseconds.
 const maxTransaction = 1000
 
 // Ledger keeps a table in which many owners have elements: a frame of chains, rules and sets, and in

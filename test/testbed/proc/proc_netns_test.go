@@ -3,7 +3,6 @@
 package proc
 
 import (
-	"os"
 	"testing"
 
 	"github.com/vishvananda/netns"
@@ -15,7 +14,7 @@ import (
 // TestAsideComesBack: a process whose first thread stayed in a node's namespace would be ended with the node.
 func TestAsideComesBack(t *testing.T) {
 	nstest.RequireRoot(t)
-	before := processNetNS(t)
+	before := nstest.OfProcess(t)
 	var all errgroup.Group
 	for range 200 {
 		all.Go(func() error {
@@ -31,16 +30,7 @@ func TestAsideComesBack(t *testing.T) {
 	if err := all.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if after := processNetNS(t); after != before {
+	if after := nstest.OfProcess(t); after != before {
 		t.Errorf("the process was in %s and is in %s", before, after)
 	}
-}
-
-func processNetNS(t *testing.T) string {
-	t.Helper()
-	name, err := os.Readlink("/proc/self/ns/net") // of the first thread, whoever asks
-	if err != nil {
-		t.Fatal(err)
-	}
-	return name
 }
