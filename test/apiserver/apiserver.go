@@ -40,12 +40,27 @@ type Server struct {
 // Start brings the control plane up and ends it with the test.
 func Start(t testing.TB) *Server {
 	t.Helper()
+	return start(t, "crds")
+}
+
+// StartBare brings up a control plane that knows nothing of Weftnet's resources, for who brings them along.
+func StartBare(t testing.TB) *Server {
+	t.Helper()
+	return start(t)
+}
+
+// start installs the resources in the given folders of the repository.
+func start(t testing.TB, resources ...string) *Server {
+	t.Helper()
 	root, err := repository()
 	if err != nil {
 		t.Fatal(err)
 	}
+	for i := range resources {
+		resources[i] = filepath.Join(root, resources[i])
+	}
 	env := &envtest.Environment{
-		CRDDirectoryPaths:        []string{filepath.Join(root, "crds")},
+		CRDDirectoryPaths:        resources,
 		ErrorIfCRDPathMissing:    true,
 		BinaryAssetsDirectory:    binaries(t, root),
 		ControlPlaneStartTimeout: timeout,

@@ -4,7 +4,6 @@ package chart
 
 import (
 	"bytes"
-	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,7 +40,7 @@ type cluster struct {
 // start brings up an API server that knows nothing of Weftnet yet: the chart shall bring the CRDs.
 func start(t *testing.T) *cluster {
 	t.Helper()
-	server := apiserver.Start(t)
+	server := apiserver.StartBare(t)
 	scheme := apiserver.Scheme(t)
 	if err := apiextensionsv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
@@ -50,9 +49,7 @@ func start(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, server: server, admin: admin, kubeconfig: writeKubeconfig(t, server.Config)}
-	c.removeCRDs()
-	return c
+	return &cluster{t: t, server: server, admin: admin, kubeconfig: writeKubeconfig(t, server.Config)}
 }
 
 // with is the same cluster seen from a subtest.
@@ -69,16 +66,6 @@ func (c *cluster) crds() []apiextensionsv1.CustomResourceDefinition {
 		c.t.Fatal(err)
 	}
 	return list.Items
-}
-
-func (c *cluster) removeCRDs() {
-	c.t.Helper()
-	for _, crd := range c.crds() {
-		if err := c.admin.Delete(c.t.Context(), &crd); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-	c.eventually("the CRDs to go", func(context.Context) (bool, error) { return len(c.crds()) == 0, nil })
 }
 
 // eventually polls until the condition holds.
