@@ -111,12 +111,12 @@ func build(running context.Context, o options, log *slog.Logger) (*agent, error)
 	if err != nil {
 		return nil, err
 	}
-	rest, reconnect, err := source.Rotating(rest)
+	api, err := source.Connect(rest)
 	if err != nil {
 		return nil, err
 	}
 	store := cache.Cache{Path: filepath.Join(o.stateDir, "peers.json"), Self: o.node}
-	if a.source, err = source.New(source.Config{Node: o.node, REST: rest, Cache: store, Log: log}); err != nil {
+	if a.source, err = source.New(source.Config{Node: o.node, REST: api.Shared, Cache: store, Log: log}); err != nil {
 		return nil, err
 	}
 	if a.kernel, err = reconcile.OpenKernel(o.procSysNet); err != nil {
@@ -125,7 +125,7 @@ func build(running context.Context, o options, log *slog.Logger) (*agent, error)
 	metrics := status.NewMetrics()
 	a.loop = reconcile.New(reconcile.Config{
 		Source: a.source, Pods: pods{a}, Keys: keys, Kernel: a.kernel.Kernel(), Watch: a.kernel.Watch,
-		OnNetwork: a.shareNetwork, OnAddressGone: reconnect, Request: a.request, Probe: probe, Backend: o.backend, Log: log, Recorder: metrics,
+		OnNetwork: a.shareNetwork, OnAddressGone: api.Renew, Request: a.request, Probe: probe, Backend: o.backend, Log: log, Recorder: metrics,
 	})
 	if err := a.buildCNI(); err != nil {
 		return nil, err
@@ -134,15 +134,15 @@ func build(running context.Context, o options, log *slog.Logger) (*agent, error)
 		return nil, err
 	}
 	a.buildSockets(metrics.Registry)
-	if err := a.buildProxy(rest, metrics); err != nil {
+	if err := a.buildProxy(api, metrics); err != nil {
 		return nil, err
 	}
-	weftnet, err1 := source.NewClient(rest, v1alpha1.GroupVersion)
-	events, err2 := source.NewClient(rest, eventsv1.SchemeGroupVersion)
+	weftnet, err1 := source.NewClient(api.Shared, v1alpha1.GroupVersion)
+	events, err2 := source.NewClient(api.Shared, eventsv1.SchemeGroupVersion)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	if err := a.buildPolicy(rest, metrics); err != nil {
+	if err := a.buildPolicy(api.Shared, metrics); err != nil {
 		return nil, err
 	}
 	a.acquaint()

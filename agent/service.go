@@ -11,8 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/client-go/rest"
-
 	desired "github.com/weftnet/weftnet/agent/desired/service"
 	"github.com/weftnet/weftnet/agent/facts"
 	"github.com/weftnet/weftnet/agent/healthcheck"
@@ -24,6 +22,7 @@ import (
 	"github.com/weftnet/weftnet/agent/kubeproxy"
 	"github.com/weftnet/weftnet/agent/reconcile/service"
 	"github.com/weftnet/weftnet/agent/snapshot"
+	"github.com/weftnet/weftnet/agent/source"
 	sourceservice "github.com/weftnet/weftnet/agent/source/service"
 	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/agent/status"
@@ -48,7 +47,7 @@ type proxy struct {
 }
 
 // buildProxy makes the parts. Switched off, it takes away what an earlier run has left.
-func (a *agent) buildProxy(rest *rest.Config, metrics *status.Metrics) error {
+func (a *agent) buildProxy(api *source.Connections, metrics *status.Metrics) error {
 	table, err := nft.NewTable(state.ServiceTableName)
 	if err != nil {
 		return err
@@ -60,7 +59,7 @@ func (a *agent) buildProxy(rest *rest.Config, metrics *status.Metrics) error {
 	if p.flows, err = conntrack.New(); err != nil {
 		return err
 	}
-	if p.source, err = sourceservice.New(sourceservice.Config{Node: a.o.node, REST: rest}); err != nil {
+	if p.source, err = sourceservice.New(sourceservice.Config{Node: a.o.node, REST: api.Shared, Apart: api.Apart}); err != nil {
 		return err
 	}
 	if p.listeners, err = listener.New(); err != nil {

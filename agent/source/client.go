@@ -1,12 +1,8 @@
 package source
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
 	"path/filepath"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/client-go/util/connrotation"
 
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 	"github.com/weftnet/weftnet/version"
@@ -67,24 +62,6 @@ func tuned(cfg *rest.Config) *rest.Config {
 	// the API server, which answers all agents, longer than a network within the cluster takes to carry them.
 	cfg.DisableCompression = true
 	return cfg
-}
-
-// Rotating gives all clients made from a configuration one connection, and a function that closes it: one
-// whose own address is gone hears nothing any more, and would find out only when a ping of HTTP/2 is not answered,
-// after 45 s. What was under way fails and is tried again on a new one.
-func Rotating(cfg *rest.Config) (*rest.Config, func(), error) {
-	own := rest.CopyConfig(cfg)
-	dialer := connrotation.NewDialer((&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext)
-	own.Dial = dialer.DialContext
-	transport, err := rest.TransportFor(own)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil, fmt.Errorf("connect to the API server: no ServiceAccount is mounted (outside of a Pod give --kubeconfig): %w", err)
-	case err != nil:
-		return nil, nil, fmt.Errorf("connect to the API server: %w", err)
-	}
-	// Trust and credentials are the transport's, which every client shares.
-	return &rest.Config{Host: own.Host, APIPath: own.APIPath, Transport: transport, UserAgent: own.UserAgent, QPS: own.QPS, Burst: own.Burst}, dialer.CloseAll, nil
 }
 
 type clients struct{ weftnet, core rest.Interface }

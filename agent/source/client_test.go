@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 
@@ -44,7 +45,7 @@ func TestConnectionFaultsSayWhatToDo(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cfg, err := test.c.REST()
 			if err == nil {
-				_, _, err = Rotating(cfg)
+				_, err = Connect(cfg)
 			}
 			if err == nil {
 				t.Fatal("no error")
@@ -61,71 +62,145 @@ func TestConnectionFaultsSayWhatToDo(t *testing.T) {
 	}
 }
 
-// TestRotatingEndsWhatHangsOnALostConnection : clients of several groups share one connection; when it is closed,
-// what waits for an answer learns of it, and the next request makes a new one.
-func TestRotatingEndsWhatHangsOnALostConnection(t *testing.T) {
-	watched := make(chan struct{})
-	var watches atomic.Int32
-	var connections atomic.Int32
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+// api stands for the API server: a watch hangs, everything else is answered at once.
+type api struct {
+	*httptest.Server
+	connections, http1 atomic.Int32
+	watched            chan struct{}
+}
+
+func newAPI(t *testing.T) *api {
+	t.Helper()
+	a := &api{watched: make(chan struct{}, 8)}
+	a.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer secret" || r.Header.Get("User-Agent") != "tester" {
 			http.Error(w, "who is it?", http.StatusUnauthorized)
 			return
 		}
+		if r.ProtoMajor == 1 {
+			a.http1.Add(1)
+		}
 		if r.URL.Query().Get("watch") != "" {
-			if watches.Add(1) > 1 { // a client that asks again by itself on a new connection has learned of it, too
-				http.Error(w, "asked again", http.StatusInternalServerError)
-				return
-			}
-			close(watched)
+			a.watched <- struct{}{}
 			<-r.Context().Done()
 			return
 		}
 		_, _ = w.Write([]byte(`{"kind":"Status","apiVersion":"v1","status":"Success"}`))
 	}))
-	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+	a.Config.ConnState = func(_ net.Conn, s http.ConnState) {
 		if s == http.StateNew {
-			connections.Add(1)
+			a.connections.Add(1)
 		}
 	}
-	server.EnableHTTP2 = true
-	server.StartTLS()
-	defer server.Close()
+	a.EnableHTTP2 = true
+	a.StartTLS()
+	t.Cleanup(a.Close)
+	return a
+}
 
-	cfg, reconnect, err := Rotating(&rest.Config{
-		Host: server.URL, BearerToken: "secret", UserAgent: "tester", TLSClientConfig: rest.TLSClientConfig{CAData: certificate(server)},
+func (a *api) connect(t *testing.T) *Connections {
+	t.Helper()
+	c, err := Connect(&rest.Config{
+		Host: a.URL, BearerToken: "secret", UserAgent: "tester", TLSClientConfig: rest.TLSClientConfig{CAData: certificate(a.Server)},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+func clientsOf(t *testing.T, cfg *rest.Config) (weftnet, core rest.Interface) {
+	t.Helper()
 	weftnet, err1 := NewClient(cfg, v1alpha1.GroupVersion)
 	core, err2 := NewClient(cfg, corev1.SchemeGroupVersion)
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	ask := func(client rest.Interface) {
-		t.Helper()
-		if err := client.Get().Resource("things").Do(t.Context()).Error(); err != nil {
-			t.Fatal(err)
-		}
+	return weftnet, core
+}
+
+func ask(t *testing.T, client rest.Interface) {
+	t.Helper()
+	if err := client.Get().Resource("things").Do(t.Context()).Error(); err != nil {
+		t.Fatal(err)
 	}
-	ask(weftnet)
-	ask(core)
-	if n := connections.Load(); n != 1 {
-		t.Errorf("two clients made %d connections", n)
-	}
-	ended := make(chan error)
+}
+
+// hang begins a watch, and gives what it ends with. It is not tried again on a new connection.
+func (a *api) hang(client rest.Interface) <-chan error {
+	ended := make(chan error, 1)
 	go func() {
-		_, err := core.Get().Resource("things").Param("watch", "1").DoRaw(context.Background())
+		_, err := client.Get().Resource("things").Param("watch", "1").MaxRetries(0).DoRaw(context.Background())
 		ended <- err
 	}()
-	<-watched
-	reconnect()
+	<-a.watched
+	return ended
+}
+
+// TestShared : clients of several groups share one connection; when it is closed, what waits for an answer learns of
+// it, and the next request makes a new one.
+func TestShared(t *testing.T) {
+	a := newAPI(t)
+	c := a.connect(t)
+	weftnet, core := clientsOf(t, c.Shared)
+	ask(t, weftnet)
+	ask(t, core)
+	ended := a.hang(core)
+	if n := a.connections.Load(); n != 1 || a.http1.Load() != 0 {
+		t.Errorf("two clients made %d connections, and %d requests of HTTP/1", n, a.http1.Load())
+	}
+	c.Renew()
 	if err := <-ended; err == nil {
 		t.Error("what waited on the closed connection was told that all is well")
 	}
-	ask(weftnet)
-	if n := connections.Load(); n != 2 {
+	ask(t, weftnet)
+	if n := a.connections.Load(); n != 2 {
 		t.Errorf("%d connections after one was closed", n)
+	}
+}
+
+// TestApart : each watch has a connection of its own, of HTTP/1.1, and all of them are closed together.
+func TestApart(t *testing.T) {
+	a := newAPI(t)
+	c := a.connect(t)
+	weftnet, core := clientsOf(t, c.Apart)
+	first, second := a.hang(weftnet), a.hang(core)
+	if n := a.connections.Load(); n != 2 || a.http1.Load() != 2 {
+		t.Errorf("two watches have %d connections, and made %d requests of HTTP/1", n, a.http1.Load())
+	}
+	c.Renew()
+	for _, ended := range []<-chan error{first, second} {
+		if err := <-ended; err == nil {
+			t.Error("what waited on a closed connection was told that all is well")
+		}
+	}
+	ask(t, core)
+	if n := a.connections.Load(); n != 3 {
+		t.Errorf("%d connections after two were closed", n)
+	}
+}
+
+// TestDeadConnection : the kernel is told to end a connection whose other side is silent.
+func TestDeadConnection(t *testing.T) {
+	a := newAPI(t)
+	conn, err := dialer().DialContext(t.Context(), "tcp", a.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[int]int{unix.TCP_USER_TIMEOUT: 45_000, unix.TCP_KEEPIDLE: 30, unix.TCP_KEEPINTVL: 5, unix.TCP_KEEPCNT: 3}
+	err = raw.Control(func(fd uintptr) {
+		for option, value := range want {
+			if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, option); err != nil || got != value {
+				t.Errorf("option %d is %d, want %d: %v", option, got, value, err)
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

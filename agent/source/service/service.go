@@ -5,6 +5,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -32,6 +33,8 @@ type Config struct {
 	// Node is the name of this node.
 	Node string
 	REST *rest.Config
+	// Apart is for Services and EndpointSlices, which change often; nil is REST.
+	Apart *rest.Config
 }
 
 // Source knows the Services and their endpoints.
@@ -82,26 +85,42 @@ type watch struct {
 func New(cfg Config) (*Source, error) {
 	s := newSource(cfg)
 	clients := map[schema.GroupVersion]rest.Interface{}
-	for _, gv := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion} {
+	for _, gv := range []schema.GroupVersion{corev1.SchemeGroupVersion, networkingv1.SchemeGroupVersion} {
 		c, err := newClient(cfg.REST, gv)
 		if err != nil {
 			return nil, err
 		}
 		clients[gv] = c
 	}
-	labels := func(o *metav1.ListOptions) { o.LabelSelector = served }
+	services, slices, err := s.largest()
+	if err != nil {
+		return nil, err
+	}
 	own := func(o *metav1.ListOptions) { o.FieldSelector = "metadata.name=" + cfg.Node }
-	core := clients[corev1.SchemeGroupVersion]
-	endpoints := clients[discoveryv1.SchemeGroupVersion]
-	services := &store[*snapshot.Service]{source: s, kind: "services", convert: serviceFrom, put: s.putService, remove: s.removeService, replace: s.replaceServices}
-	slices := &store[*slice]{source: s, kind: "endpointslices", convert: sliceFrom, put: s.putSlice, remove: s.removeSlice, replace: s.replaceSlices}
 	s.watches = []watch{
-		{"services", core, labels, &corev1.Service{}, services, listed[corev1.Service](core, labels, services)},
-		{"endpointslices", endpoints, labels, &discoveryv1.EndpointSlice{}, slices, listed[discoveryv1.EndpointSlice](endpoints, labels, slices)},
+		services, slices,
 		{"servicecidrs", clients[networkingv1.SchemeGroupVersion], func(*metav1.ListOptions) {}, &networkingv1.ServiceCIDR{}, &store[CIDR]{source: s, kind: "servicecidrs", convert: cidrFrom, put: s.putCIDR, remove: s.removeCIDR, replace: s.replaceCIDRs}, nil},
-		{"nodes", core, own, &corev1.Node{}, &store[Node]{source: s, kind: "nodes", convert: nodeFrom, put: s.putNode, remove: s.removeNode, replace: s.replaceNodes}, nil},
+		{"nodes", clients[corev1.SchemeGroupVersion], own, &corev1.Node{}, &store[Node]{source: s, kind: "nodes", convert: nodeFrom, put: s.putNode, remove: s.removeNode, replace: s.replaceNodes}, nil},
 	}
 	return s, nil
+}
+
+// largest are the watches of what there is most of.
+func (s *Source) largest() (services, slices watch, err error) {
+	cfg := s.cfg.Apart
+	if cfg == nil {
+		cfg = s.cfg.REST
+	}
+	core, err1 := newClient(cfg, corev1.SchemeGroupVersion)
+	discovery, err2 := newClient(cfg, discoveryv1.SchemeGroupVersion)
+	if err := errors.Join(err1, err2); err != nil {
+		return watch{}, watch{}, err
+	}
+	labels := func(o *metav1.ListOptions) { o.LabelSelector = served }
+	all := &store[*snapshot.Service]{source: s, kind: "services", convert: serviceFrom, put: s.putService, remove: s.removeService, replace: s.replaceServices}
+	endpoints := &store[*slice]{source: s, kind: "endpointslices", convert: sliceFrom, put: s.putSlice, remove: s.removeSlice, replace: s.replaceSlices}
+	return watch{all.kind, core, labels, &corev1.Service{}, all, listed[corev1.Service](core, labels, all)},
+		watch{endpoints.kind, discovery, labels, &discoveryv1.EndpointSlice{}, endpoints, listed[discoveryv1.EndpointSlice](discovery, labels, endpoints)}, nil
 }
 
 func newSource(cfg Config) *Source {

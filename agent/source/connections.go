@@ -1,0 +1,81 @@
+package source
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/connrotation"
+)
+
+// Connections are the agent's to the API server.
+type Connections struct {
+	// Shared is for clients that have one connection together, HTTP/2's.
+	Shared *rest.Config
+	// Apart is for lists and watches of what changes often: each has a connection of its own, HTTP/1.1's. A change is
+	// then read by who decodes it, where on a shared connection one goroutine reads for all and wakes another:
+	// a tenth of the CPU time of a quiet change of an endpoint (docs/service-proxy.md).
+	Apart *rest.Config
+
+	dialer *connrotation.Dialer
+}
+
+// Connect prepares the connections, of which none is made yet.
+func Connect(cfg *rest.Config) (*Connections, error) {
+	dialer := connrotation.NewDialer(dialer().DialContext)
+	shared, err1 := over(dialer, cfg)
+	apart, err2 := over(dialer, cfg, "http/1.1")
+	switch err := errors.Join(err1, err2); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("connect to the API server: no ServiceAccount is mounted (outside of a Pod give --kubeconfig): %w", err1)
+	case err != nil:
+		return nil, fmt.Errorf("connect to the API server: %w", err)
+	}
+	return &Connections{Shared: shared, Apart: apart, dialer: dialer}, nil
+}
+
+// Renew closes all connections: one whose own address is gone hears nothing any more, and would find out only after
+// deadAfter. What was under way fails and is tried again on a new one.
+func (c *Connections) Renew() { c.dialer.CloseAll() }
+
+// over makes the configuration of clients that share a transport, which speaks one of the protocols, or the best.
+func over(dialer *connrotation.Dialer, cfg *rest.Config, protocols ...string) (*rest.Config, error) {
+	own := rest.CopyConfig(cfg)
+	own.Dial = dialer.DialContext
+	own.NextProtos = protocols
+	transport, err := rest.TransportFor(own)
+	if err != nil {
+		return nil, err
+	}
+	// Trust and credentials are the transport's, which every client shares.
+	return &rest.Config{Host: own.Host, APIPath: own.APIPath, Transport: transport, UserAgent: own.UserAgent, QPS: own.QPS, Burst: own.Burst}, nil
+}
+
+// deadAfter is how long a connection may be silent although it was asked: as long as client-go gives one of HTTP/2 (a
+// ping after 30 s, 15 s for its answer). HTTP/1.1 has no pings, the kernel asks for it.
+const (
+	deadAfter  = 45 * time.Second
+	askAfter   = 30 * time.Second
+	askEvery   = 5 * time.Second
+	unanswered = int((deadAfter - askAfter) / askEvery)
+)
+
+func dialer() *net.Dialer {
+	return &net.Dialer{
+		Timeout:         30 * time.Second,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: askAfter, Interval: askEvery, Count: unanswered},
+		Control: func(_, _ string, c syscall.RawConn) error {
+			var err error
+			fault := c.Control(func(fd uintptr) {
+				// What was sent and is not acknowledged would be sent again for a quarter of an hour.
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadAfter.Milliseconds()))
+			})
+			return errors.Join(fault, err)
+		},
+	}
+}
