@@ -32,8 +32,9 @@ const (
 	TypeFibResult
 )
 
-// dataTypes gives the name in `nft list`, and the length in bytes.
-var dataTypes = map[DataType]struct {
+// dataTypes gives the name in `nft list`, and the length in bytes. Sizes are asked for with every element that is
+// written, so this is no map.
+var dataTypes = [...]struct {
 	name string
 	size int
 }{

@@ -93,6 +93,9 @@ type Ledger struct {
 	// suspect says that the kernel's elements may not be those of the records, so that only Reload helps;
 	// reloading that it is at work.
 	suspect, reloading bool
+	// lists and bytes are packWanted's, kept from one call to the next.
+	lists [][]state.Element
+	bytes []byte
 	// most is maxTransaction, but in tests.
 	most int
 	// refused are owners whose wishes the kernel refused.
@@ -237,15 +240,19 @@ func (l *Ledger) clearIndex() {
 
 // packWanted sorts a wish into the numbers of the sets.
 func (l *Ledger) packWanted(w Wanted) (packed, error) {
-	lists := make([][]state.Element, len(l.sets))
+	if len(l.lists) != len(l.sets) {
+		l.lists = make([][]state.Element, len(l.sets))
+	}
+	defer clear(l.lists)
 	for name, elements := range w.Sets {
 		n, ok := l.sets[name]
 		if !ok {
 			return "", fmt.Errorf("%s: no set %s in table %s", w.Owner, name, l.frame.Name)
 		}
-		lists[n] = elements
+		l.lists[n] = elements
 	}
-	return pack(lists), nil
+	l.bytes = packInto(l.bytes[:0], l.lists)
+	return packed(l.bytes), nil
 }
 
 // remember notes a wish without writing it.
@@ -304,7 +311,7 @@ func (l *Ledger) Conflicts() []Conflict {
 		for _, r := range claims {
 			if e := r.elements.find(at.set, at.key); e != has {
 				s := l.frame.Sets[at.set]
-				out = append(out, Conflict{Owner: r.owner, Winner: winner.owner, Set: s.Name, Key: state.FormatKey(e.Key, s.Key)})
+				out = append(out, Conflict{Owner: r.owner, Winner: winner.owner, Set: s.Name, Key: state.FormatKey(unpack(e).Key, s.Key)})
 			}
 		}
 	}

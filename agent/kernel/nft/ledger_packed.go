@@ -36,8 +36,9 @@ type packedEntry struct {
 }
 
 // pack sorts the elements and packs them. Of two with the same key the first in order counts.
-func pack(sets [][]state.Element) packed {
-	var b []byte
+func pack(sets [][]state.Element) packed { return packed(packInto(nil, sets)) }
+
+func packInto(b []byte, sets [][]state.Element) []byte {
 	for i, elements := range sets {
 		last := ""
 		for n, e := range state.SortElements(elements) {
@@ -46,7 +47,7 @@ func pack(sets [][]state.Element) packed {
 			}
 		}
 	}
-	return packed(b)
+	return b
 }
 
 func appendPacked(b []byte, set uint16, e state.Element) []byte {
@@ -112,14 +113,20 @@ func (p packed) next() (e packedEntry, rest packed, ok bool) {
 	return e, packed(s[at:]), true
 }
 
-// find looks for an entry by its key, and gives none where there is none.
-func (p packed) find(set uint16, key string) state.Element {
+// unpack gives the element of one packed entry.
+func unpack(entry string) state.Element {
+	e, _, _ := packed(entry).next()
+	return e.Element
+}
+
+// find looks for an entry by its key, and gives an empty one where there is none.
+func (p packed) find(set uint16, key string) string {
 	for e, rest, ok := p.next(); ok; e, rest, ok = rest.next() {
 		if e.set == set && e.key == key {
-			return e.Element
+			return e.raw
 		}
 	}
-	return state.Element{}
+	return ""
 }
 
 // order compares two entries by set and key.

@@ -13,7 +13,9 @@ import (
 type transit struct {
 	steps []ownerStep
 	moves []move
-	at    map[contestedKey]int // the place in moves
+	// at is the place of each key in moves. It is made when the first key may come a second time: never while
+	// elements are only added, as at the start, when there are hundreds of thousands.
+	at map[contestedKey]int
 }
 
 // ownerStep is one owner's change.
@@ -22,23 +24,35 @@ type ownerStep struct {
 	old, next packed
 }
 
-// move is what becomes of one key: nil is no element.
+// move is what becomes of one key: had and want are packed entries, empty ones no element.
 type move struct {
 	set       uint16
 	key       string
-	had, want *state.Element
+	had, want string
+}
+
+// add says that a key gets an element that neither the kernel nor an owner in t has had.
+func (t *transit) add(set uint16, key, want string) {
+	if t.at != nil {
+		t.note(set, key, "", want)
+		return
+	}
+	t.moves = append(t.moves, move{set: set, key: key, want: want})
 }
 
 // note says that a key goes from had to want. Only the first had counts: what came in between the
 // kernel never sees.
-func (t *transit) note(set uint16, key string, had, want *state.Element) {
+func (t *transit) note(set uint16, key, had, want string) {
+	if t.at == nil {
+		t.at = make(map[contestedKey]int, len(t.moves)+1)
+		for i, m := range t.moves {
+			t.at[contestedKey{m.set, m.key}] = i
+		}
+	}
 	at := contestedKey{set, key}
 	if i, ok := t.at[at]; ok {
 		t.moves[i].want = want
 		return
-	}
-	if t.at == nil {
-		t.at = map[contestedKey]int{}
 	}
 	t.at[at] = len(t.moves)
 	t.moves = append(t.moves, move{set: set, key: key, had: had, want: want})
@@ -51,33 +65,31 @@ func (l *Ledger) stage(t *transit, r *record, old, next packed) {
 	merge(old, next, func(a, b *packedEntry) {
 		switch {
 		case b == nil:
-			l.release(t, r, *a)
+			l.release(t, r, a)
 		case a == nil:
-			l.claim(t, r, *b)
+			l.claim(t, r, b)
 		case l.index[b.set][b.key] == r:
 			// The key is written even if nothing changes, so that the index does not keep the old list
 			// in memory by its keys.
 			l.index[b.set][b.key] = r
 			if a.raw != b.raw {
-				had, want := a.Element, b.Element
-				t.note(b.set, b.key, &had, &want)
+				t.note(b.set, b.key, a.raw, b.raw)
 			}
 		}
 	})
 }
 
 // claim gives r the element, unless somebody senior has it.
-func (l *Ledger) claim(t *transit, r *record, e packedEntry) {
-	want := e.Element
+func (l *Ledger) claim(t *transit, r *record, e *packedEntry) {
 	winner := l.index[e.set][e.key]
 	if winner == nil {
-		var had *state.Element
-		if f, ok := l.found[e.set][e.key]; ok {
-			had = &f
-			delete(l.found[e.set], e.key)
-		}
 		l.index[e.set][e.key] = r
-		t.note(e.set, e.key, had, &want)
+		if f, ok := l.found[e.set][e.key]; ok {
+			delete(l.found[e.set], e.key)
+			t.note(e.set, e.key, string(appendPacked(nil, e.set, f)), e.raw)
+		} else {
+			t.add(e.set, e.key, e.raw)
+		}
 		return
 	}
 	at := contestedKey{e.set, e.key}
@@ -87,20 +99,18 @@ func (l *Ledger) claim(t *transit, r *record, e packedEntry) {
 	}
 	l.contested[at] = append(claims, r)
 	if r.senior(winner) {
-		had := winner.elements.find(e.set, e.key)
 		l.index[e.set][e.key] = r
-		t.note(e.set, e.key, &had, &want)
+		t.note(e.set, e.key, winner.elements.find(e.set, e.key), e.raw)
 	}
 }
 
 // release takes the element from r, and gives it to the next who wants it.
-func (l *Ledger) release(t *transit, r *record, e packedEntry) {
-	had := e.Element
+func (l *Ledger) release(t *transit, r *record, e *packedEntry) {
 	at := contestedKey{e.set, e.key}
 	claims := l.contested[at]
 	if claims == nil {
 		delete(l.index[e.set], e.key)
-		t.note(e.set, e.key, &had, nil)
+		t.note(e.set, e.key, e.raw, "")
 		return
 	}
 	claims = slices.DeleteFunc(claims, func(o *record) bool { return o == r })
@@ -115,9 +125,8 @@ func (l *Ledger) release(t *transit, r *record, e packedEntry) {
 		delete(l.contested, at)
 	}
 	if l.index[e.set][e.key] == r {
-		want := next.elements.find(e.set, e.key)
 		l.index[e.set][e.key] = next
-		t.note(e.set, e.key, &had, &want)
+		t.note(e.set, e.key, e.raw, next.elements.find(e.set, e.key))
 	}
 }
 
@@ -128,8 +137,8 @@ func (l *Ledger) undo(t *transit) {
 		l.stage(back, s.record, s.next, s.old)
 	}
 	for _, m := range t.moves {
-		if m.had != nil && l.index[m.set][m.key] == nil && l.found[m.set] != nil {
-			l.found[m.set][m.key] = *m.had
+		if m.had != "" && l.index[m.set][m.key] == nil && l.found[m.set] != nil {
+			l.found[m.set][m.key] = unpack(m.had)
 		}
 	}
 }
@@ -137,32 +146,38 @@ func (l *Ledger) undo(t *transit) {
 // change is the transaction for the kernel: what is deleted and what is added, set by set.
 func (l *Ledger) change(t *transit) (c Change, deleted, added int) {
 	c = Change{Family: l.frame.Family, Name: l.frame.Name}
-	place := map[uint16]int{}
+	place := make([]struct{ at, deleted, added int }, len(l.frame.Sets))
 	for _, m := range t.moves {
-		if same(m.had, m.want) {
+		if m.had == m.want {
 			continue
 		}
-		i, ok := place[m.set]
-		if !ok {
-			i = len(c.Elements)
-			place[m.set] = i
-			c.Elements = append(c.Elements, ElementChange{Set: l.frame.Sets[m.set]})
-		}
-		if m.had != nil {
-			c.Elements[i].Delete = append(c.Elements[i].Delete, *m.had)
+		if m.had != "" {
+			place[m.set].deleted++
 			deleted++
 		}
-		if m.want != nil {
-			c.Elements[i].Add = append(c.Elements[i].Add, *m.want)
+		if m.want != "" {
+			place[m.set].added++
 			added++
 		}
 	}
-	return c, deleted, added
-}
-
-func same(a, b *state.Element) bool {
-	if a == nil || b == nil {
-		return a == b
+	for _, m := range t.moves {
+		if m.had == m.want {
+			continue
+		}
+		p := &place[m.set]
+		if p.at == 0 {
+			c.Elements = append(c.Elements, ElementChange{
+				Set: l.frame.Sets[m.set], Delete: make([]state.Element, 0, p.deleted), Add: make([]state.Element, 0, p.added),
+			})
+			p.at = len(c.Elements)
+		}
+		e := &c.Elements[p.at-1]
+		if m.had != "" {
+			e.Delete = append(e.Delete, unpack(m.had))
+		}
+		if m.want != "" {
+			e.Add = append(e.Add, unpack(m.want))
+		}
 	}
-	return *a == *b
+	return c, deleted, added
 }
