@@ -179,23 +179,47 @@ func addNeighbour(index int, ip netip.Addr, mac net.HardwareAddr) message {
 		nl.NewRtAttr(unix.NDA_DST, ip.AsSlice()), nl.NewRtAttr(unix.NDA_LLADDR, mac))
 }
 
-// addRoute adds a route in the main table. An invalid gateway means that the destination is on the
-// link.
-func addRoute(index int, dst netip.Prefix, gateway netip.Addr, protocol uint8) message {
+// route of the main table. An invalid gateway means that the destination is on the link, an invalid
+// source that the kernel chooses one.
+type route struct {
+	dst             netip.Prefix
+	gateway, source netip.Addr
+	protocol        uint8
+}
+
+func addRoute(index int, r route) message {
 	msg := &nl.RtMsg{RtMsg: unix.RtMsg{
-		Family: uint8(familyOf(dst.Addr())), Dst_len: uint8(dst.Bits()), Table: unix.RT_TABLE_MAIN,
-		Protocol: protocol, Scope: unix.RT_SCOPE_UNIVERSE, Type: unix.RTN_UNICAST,
+		Family: uint8(familyOf(r.dst.Addr())), Dst_len: uint8(r.dst.Bits()), Table: unix.RT_TABLE_MAIN,
+		Protocol: r.protocol, Scope: unix.RT_SCOPE_UNIVERSE, Type: unix.RTN_UNICAST,
 	}}
 	parts := []nl.NetlinkRequestData{msg, nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index)))}
-	if dst.Bits() > 0 {
-		parts = append(parts, nl.NewRtAttr(unix.RTA_DST, dst.Addr().AsSlice()))
+	if r.dst.Bits() > 0 {
+		parts = append(parts, nl.NewRtAttr(unix.RTA_DST, r.dst.Addr().AsSlice()))
 	}
-	if gateway.IsValid() {
-		parts = append(parts, nl.NewRtAttr(unix.RTA_GATEWAY, gateway.AsSlice()))
-	} else if dst.Addr().Is4() {
+	if r.gateway.IsValid() {
+		parts = append(parts, nl.NewRtAttr(unix.RTA_GATEWAY, r.gateway.AsSlice()))
+	} else if r.dst.Addr().Is4() {
 		msg.Scope = unix.RT_SCOPE_LINK
 	}
-	return newMessage("add route to "+dst.String(), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, parts...)
+	if r.source.IsValid() {
+		parts = append(parts, nl.NewRtAttr(unix.RTA_PREFSRC, r.source.AsSlice()))
+	}
+	return newMessage("add route to "+r.dst.String(), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, parts...)
+}
+
+// defaultRoute is the Pod's way out for one of its addresses, which is there already.
+//
+// The IPv6 route names the address as the source. Without it the kernel goes through all addresses of the namespace for
+// each packet of a socket that has none: DNS queries, ICMPv6, the first of a connection (ipv6_dev_get_saddr). It takes
+// none that is tentative, which ours never is. For IPv4 the kernel keeps its choice in the route; with a source that route
+// would go with the address, also where the Pod has given itself another.
+func defaultRoute(index int, a netip.Addr) []message {
+	out := route{dst: netip.PrefixFrom(unspecified(a), 0), gateway: Gateway(a), protocol: unix.RTPROT_BOOT}
+	if a.Is6() {
+		out.source = a
+		return []message{addRoute(index, out)}
+	}
+	return []message{addRoute(index, route{dst: netip.PrefixFrom(out.gateway, 32), protocol: unix.RTPROT_BOOT}), addRoute(index, out)}
 }
 
 // setGroup puts a link into a group of links.

@@ -297,7 +297,7 @@ func wayToPod(s Spec, index int, podMAC net.HardwareAddr) []message {
 	var out []message
 	for _, a := range s.Addresses {
 		out = append(out, addNeighbour(index, a, podMAC),
-			addRoute(index, netip.PrefixFrom(a, a.BitLen()), netip.Addr{}, state.RouteProtocol))
+			addRoute(index, route{dst: netip.PrefixFrom(a, a.BitLen()), protocol: state.RouteProtocol}))
 	}
 	return append(out, syncCarrier(index))
 }
@@ -327,13 +327,10 @@ func podSide(s Spec, index int, hostMAC, podMAC net.HardwareAddr) []message {
 	for _, a := range s.Addresses {
 		gateway := Gateway(a)
 		out = append(out, addAddress(index, netip.PrefixFrom(a, a.BitLen())), addNeighbour(index, gateway, hostMAC))
-		if a.Is4() {
-			out = append(out, addRoute(index, netip.PrefixFrom(gateway, 32), netip.Addr{}, unix.RTPROT_BOOT),
-				addRoute(index, netip.PrefixFrom(netip.IPv4Unspecified(), 0), gateway, unix.RTPROT_BOOT))
-			continue
+		if a.Is6() {
+			out = append(out, addAddress(index, netip.PrefixFrom(linkLocal(podMAC), 64)))
 		}
-		out = append(out, addAddress(index, netip.PrefixFrom(linkLocal(podMAC), 64)),
-			addRoute(index, netip.PrefixFrom(netip.IPv6Unspecified(), 0), gateway, unix.RTPROT_BOOT))
+		out = append(out, defaultRoute(index, a)...)
 	}
 	return out
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -155,6 +156,60 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 			t.Errorf("check says %v, want it to say %q", err, want)
 		}
 	}
+}
+
+// TestSourceAddress : over IPv6 the Pod sends from its own address, as the route says, also where another one of its
+// namespace is nearer to the destination. Only from its own would a packet get out.
+func TestSourceAddress(t *testing.T) {
+	_, k := node(t)
+	p := nstest.New(t)
+	s := spec(p, 2)
+	if _, err := k.Attach(s); err != nil {
+		t.Fatal(err)
+	}
+	own := s.Addresses[1]
+	const nearer, to = "fd00:20::1", "fd00:20::2"
+	out, err := run(t, p, "ip -6 address add "+nearer+"/128 dev eth0 nodad && ip -6 route get "+to)
+	if err != nil || !strings.Contains(out, " src "+own.String()+" ") {
+		t.Errorf("route to %s: %v, want src %s:\n%s", to, err, own, out)
+	}
+	if out, err := run(t, p, "ip -6 route show default"); err != nil || !strings.Contains(out, "via fe80::1 dev eth0 src "+own.String()+" ") {
+		t.Errorf("default route: %v:\n%s", err, out)
+	}
+}
+
+// TestCheckOfTheDefaultRoute : one without a source is a Pod of an earlier version, one that is missing a fault.
+func TestCheckOfTheDefaultRoute(t *testing.T) {
+	_, k := node(t)
+	p := nstest.New(t)
+	s := spec(p, 2)
+	if _, err := k.Attach(s); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(t, p, "ip -6 route replace default via fe80::1 dev eth0"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := run(t, p, "ip -6 route show default"); err != nil || strings.Contains(out, "src") || strings.Count(out, "default") != 1 {
+		t.Fatalf("want one default route, without a source: %v:\n%s", err, out)
+	}
+	if err := k.Check(s); err != nil {
+		t.Errorf("check of a Pod without a source in its route: %v", err)
+	}
+	if out, err := run(t, p, "ip -6 route delete default"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := k.Check(s); err == nil || !strings.Contains(err.Error(), "no route to ::/0 on eth0") {
+		t.Errorf("check of a Pod without a route says %v", err)
+	}
+}
+
+// run runs a script in a namespace.
+func run(t *testing.T, ns *nstest.Namespace, script string) (string, error) {
+	t.Helper()
+	var out []byte
+	var err error
+	ns.Do(t, func() { out, err = exec.Command("sh", "-c", script).CombinedOutput() })
+	return string(out), err
 }
 
 func TestAttachLeavesNothingOnFailure(t *testing.T) {
