@@ -42,6 +42,15 @@ func Name(number int) string { return fmt.Sprintf("bench-%d", number) }
 
 // Allocate makes the node's Node and its MeshNode, as kubelet and the operator would.
 func (l *Lab) Allocate(ctx context.Context, number int) error {
+	if err := l.CreateNode(ctx, number); err != nil {
+		return err
+	}
+	_, err := l.CreateMeshNode(ctx, number)
+	return err
+}
+
+// CreateNode makes what kubelet would.
+func (l *Lab) CreateNode(ctx context.Context, number int) error {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: Name(number)}}
 	if err := l.Client.Create(ctx, node); err != nil {
 		return fmt.Errorf("create the Node: %w", err)
@@ -52,8 +61,7 @@ func (l *Lab) Allocate(ctx context.Context, number int) error {
 	if err := l.Client.Status().Update(ctx, node); err != nil {
 		return fmt.Errorf("give the Node its addresses: %w", err)
 	}
-	_, err := l.CreateMeshNode(ctx, number)
-	return err
+	return nil
 }
 
 // CreateMeshNode makes what the operator would.

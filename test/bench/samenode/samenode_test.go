@@ -1,7 +1,8 @@
 //go:build linux && bench
 
 // Package samenode measures Pod to Pod on one node: as Weftnet wires it, beside the reference plugin
-// ptp with host-local, in turn. Both nodes track connections, as every node with kube-proxy does.
+// ptp with host-local and kube-proxy in nftables mode, in turn. The Services are the same, and both nodes
+// track connections.
 package samenode
 
 import (
@@ -12,7 +13,6 @@ import (
 	"os"
 	"testing"
 
-	"github.com/weftnet/weftnet/agent/state"
 	"github.com/weftnet/weftnet/test/bench/lab"
 	"github.com/weftnet/weftnet/test/bench/table"
 )
@@ -32,7 +32,8 @@ func TestSameNodeFast(t *testing.T) { beside(t, "auto") }
 func beside(t *testing.T, fastPath string) {
 	t.Helper()
 	l := lab.New(t)
-	ours, theirs := weftnet(t, l, fastPath), reference(t, l)
+	services := createServices(t, l)
+	ours, theirs := weftnet(t, l, services, fastPath), reference(t, l, services)
 	for _, family := range []string{"IPv4", "IPv6"} {
 		rows := []table.Row{
 			{Name: "TCP, 1 stream", Unit: "Gbit/s", Target: target},
@@ -49,12 +50,14 @@ func beside(t *testing.T, fastPath string) {
 			}
 		}
 		title := fmt.Sprintf("Same node, %s, fast path %s, %d rounds in turn, medians", family, fastPath, *rounds)
-		table.Print(os.Stdout, title, "Pod to Pod", "ptp + host-local", rows)
+		table.Print(os.Stdout, title, "Pod to Pod", "ptp + kube-proxy", rows)
 	}
-	ours.assertTracked(t)
-	theirs.assertTracked(t)
-	ours.assertTable(t, "inet", state.TableName)
-	ours.assertTable(t, "inet", state.ServiceTableName)
+	for _, s := range []*side{ours, theirs} {
+		s.assertTracked(t)
+		if err := s.rulesInForce(t); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 type measurement func(ctx context.Context, s *side, to netip.Addr) (float64, error)

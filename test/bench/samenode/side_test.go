@@ -21,6 +21,7 @@ import (
 	"github.com/weftnet/weftnet/test/bench/lab"
 	"github.com/weftnet/weftnet/test/bench/plugins"
 	"github.com/weftnet/weftnet/test/harness"
+	"github.com/weftnet/weftnet/test/kubeproxy"
 	"github.com/weftnet/weftnet/test/nstest"
 )
 
@@ -34,36 +35,13 @@ type side struct {
 	from, to *nstest.Namespace
 	// address of the Pod to send to, by family.
 	address map[string]netip.Addr
+	// rules have to be in force on the node from before the measurement until its end.
+	rules []rules
 }
-
-// proxyTable stands for kube-proxy on the reference's node, as Weftnet's proxy, which replaces it, is in force on ours:
-// chains at its hooks, a rule that asks connection tracking about every forwarded packet, and NAT that finds
-// nothing to do.
-const proxyTable = `
-table inet proxy {
-	map services {
-		typeof ip daddr . meta l4proto . th dport : verdict
-		elements = { 10.96.0.1 . tcp . 443 : drop, 10.96.0.10 . udp . 53 : drop }
-	}
-	chain filter-forward {
-		type filter hook forward priority -110; policy accept;
-		ct state new counter
-	}
-	chain nat-prerouting {
-		type nat hook prerouting priority dstnat; policy accept;
-		ip daddr . meta l4proto . th dport vmap @services
-	}
-	chain nat-postrouting {
-		type nat hook postrouting priority srcnat; policy accept;
-		meta mark & 0x4000 == 0 return
-		masquerade fully-random
-	}
-}
-`
 
 // weftnet is a node as the product makes it: the agent has put mesh, routes, rules and the fail-closed
 // table in force and wired the Pods, and is gone when the measurement begins.
-func weftnet(t *testing.T, l *lab.Lab, fastPath string) *side {
+func weftnet(t *testing.T, l *lab.Lab, services []netip.Addr, fastPath string) *side {
 	t.Helper()
 	ctx := t.Context()
 	if err := l.Allocate(ctx, 0); err != nil {
@@ -76,7 +54,10 @@ func weftnet(t *testing.T, l *lab.Lab, fastPath string) *side {
 	node.Start(t, "--fast-path="+fastPath)
 	l.WaitMesh(t, 0, 2, 0, time.Minute)
 	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"weftnet","plugins":[{"type":"weftnet","socket":%q}]}`, filepath.Join(node.Run, "weftnet/cni.sock"))
-	s := &side{name: "weftnet", node: node.NS}
+	s := &side{name: "weftnet", node: node.NS, rules: []rules{
+		{family: "inet", table: state.TableName}, {family: "inet", table: state.ServiceTableName, services: services},
+	}}
+	s.awaitRules(t)
 	s.wire(t, l.Bin, conf)
 	if fastPath == "auto" {
 		s.awaitFastPath(t)
@@ -118,22 +99,33 @@ func simulate(t *testing.T, l *lab.Lab, number int) {
 	}
 }
 
-// reference is a node with ptp and host-local, without masquerade: the least that it can do.
-func reference(t *testing.T, l *lab.Lab) *side {
+// reference is a node with ptp and host-local, without masquerade, the least that it can do, and with kube-proxy in
+// nftables mode, in whose place our node has the agent. It has put its rules in force and is gone, as our agent is, when the
+// measurement begins.
+func reference(t *testing.T, l *lab.Lab, services []netip.Addr) *side {
 	t.Helper()
-	s := &side{name: "reference", node: nstest.New(t)}
-	l.Plug(t, s.node, "reference", 9)
-	lab.Forward(t, s.node)
-	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"reference","plugins":[{"type":"ptp","mtu":%d,"ipam":{"type":"host-local","dataDir":%q,
-		"ranges":[[{"subnet":"10.64.9.0/24"}],[{"subnet":"fd00:10:244:9::/64"}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}]}`, mtu, t.TempDir())
-	load := exec.Command("nft", "-f", "-")
-	load.Stdin = strings.NewReader(proxyTable)
-	if out, err := s.output(t, s.node, load); err != nil {
-		t.Fatalf("load the table that stands for kube-proxy: %v\n%s", err, out)
+	const number = 9
+	if err := l.CreateNode(t.Context(), number); err != nil {
+		t.Fatal(err)
 	}
+	node := l.NewNode(t, number)
+	lab.Forward(t, node.NS)
+	s := &side{name: "reference", node: node.NS, rules: []rules{
+		{family: "ip", table: "kube-proxy", services: only(services, netip.Addr.Is4)},
+		{family: "ip6", table: "kube-proxy", services: only(services, netip.Addr.Is6)},
+	}}
+	proxy := kubeproxy.Start(t, node.NS, kubeproxy.Config{
+		Bin: filepath.Join(l.Root, ".testbed", "bin"), Node: lab.Name(number), Kubeconfig: l.Kubeconfig(),
+		Mode: "nftables", ClusterCIDR: "10.64.0.0/10,fd00:10:244::/48",
+	})
+	s.awaitRules(t)
+	blocks, _ := lab.Blocks(number)
+	conf := fmt.Sprintf(`{"cniVersion":"1.1.0","name":"reference","plugins":[{"type":"ptp","mtu":%d,"ipam":{"type":"host-local","dataDir":%q,
+		"ranges":[[{"subnet":%q}],[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}]}`, mtu, t.TempDir(), blocks[0], blocks[1])
 	bin := t.TempDir()
 	plugins.Build(t, bin)
 	s.wire(t, bin, conf)
+	proxy.Stop(t)
 	return s
 }
 
@@ -219,12 +211,5 @@ func (s *side) assertTracked(t *testing.T) {
 	out, err := s.output(t, s.node, exec.Command("cat", "/proc/sys/net/netfilter/nf_conntrack_count"))
 	if count := strings.TrimSpace(out); err != nil || count == "0" {
 		t.Errorf("%s: %s connections tracked, %v: this does not measure a node with kube-proxy", s.name, count, err)
-	}
-}
-
-func (s *side) assertTable(t *testing.T, family, name string) {
-	t.Helper()
-	if out, err := s.output(t, s.node, exec.Command("nft", "list", "table", family, name)); err != nil {
-		t.Errorf("%s: the table is not in force: %v\n%s", s.name, err, out)
 	}
 }
