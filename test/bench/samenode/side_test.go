@@ -100,7 +100,7 @@ func simulate(t *testing.T, l *lab.Lab, number int) {
 }
 
 // reference is a node with ptp and host-local, without masquerade, the least that it can do, and with kube-proxy in
-// nftables mode, in whose place our node has the agent. It has put its rules in force and is gone, as our agent is, when the
+// nftables mode, in whose place our node has the agent. kube-proxy has put its rules in force and is gone, as our agent is, when the
 // measurement begins.
 func reference(t *testing.T, l *lab.Lab, services []netip.Addr) *side {
 	t.Helper()
