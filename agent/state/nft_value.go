@@ -78,10 +78,21 @@ func (t DataType) HostOrder() bool {
 type Value string
 
 // AddrValue is an address of its family's type.
-func AddrValue(a netip.Addr) Value { return Value(a.Unmap().WithZone("").AsSlice()) }
+func AddrValue(a netip.Addr) Value {
+	switch {
+	case !a.IsValid():
+		return ""
+	case a.Unmap().Is4():
+		b := a.Unmap().As4()
+		return Value(b[:])
+	default:
+		b := a.As16()
+		return Value(b[:])
+	}
+}
 
 // PortValue is a transport port.
-func PortValue(port uint16) Value { return Value(binary.BigEndian.AppendUint16(nil, port)) }
+func PortValue(port uint16) Value { return Value([]byte{byte(port >> 8), byte(port)}) }
 
 // ProtoValue is a transport protocol's number.
 func ProtoValue(proto uint8) Value { return Value([]byte{proto}) }
@@ -95,7 +106,11 @@ const (
 )
 
 // MarkValue is a packet or connection mark, or another number in the machine's byte order.
-func MarkValue(m uint32) Value { return Value(binary.NativeEndian.AppendUint32(nil, m)) }
+func MarkValue(m uint32) Value {
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], m)
+	return Value(b[:])
+}
 
 // What a route lookup found.
 var (
@@ -134,14 +149,13 @@ func Concat(values ...Value) Value {
 	if len(values) == 1 {
 		return values[0]
 	}
-	var b strings.Builder
+	var room [64]byte // as long as keys are: there are hundreds of thousands of them
+	b := room[:0]
 	for _, v := range values {
-		b.WriteString(string(v))
-		for range padding(len(v)) {
-			b.WriteByte(0)
-		}
+		b = append(b, v...)
+		b = append(b, "\x00\x00\x00"[:padding(len(v))]...)
 	}
-	return Value(b.String())
+	return Value(b)
 }
 
 func padding(n int) int { return (4 - n%4) % 4 }

@@ -76,6 +76,13 @@ func (c *Claims) Delete(name snapshot.ServiceName) []snapshot.ServiceName {
 
 // replace puts one owner in another's place; either may be nil.
 func (c *Claims) replace(name snapshot.ServiceName, next *owner) []snapshot.ServiceName {
+	if c.undisputed(name, next) {
+		c.owners[name] = next
+		for _, cl := range next.claims {
+			c.holders[cl.key] = next
+		}
+		return nil
+	}
 	changed := map[snapshot.ServiceName]bool{}
 	have := c.owners[name]
 	before := map[claimKey]*owner{}
@@ -108,6 +115,11 @@ func (c *Claims) replace(name snapshot.ServiceName, next *owner) []snapshot.Serv
 		}
 	}
 	return sortedNames(changed)
+}
+
+// undisputed tells whether an owner is new and nobody else asks for anything that it asks for, as nearly everybody at the start.
+func (c *Claims) undisputed(name snapshot.ServiceName, next *owner) bool {
+	return next != nil && c.owners[name] == nil && !slices.ContainsFunc(next.claims, func(cl claim) bool { return c.holders[cl.key] != nil })
 }
 
 func sortedNames(set map[snapshot.ServiceName]bool) []snapshot.ServiceName {

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"time"
@@ -46,7 +47,7 @@ func (e elements) add(set string, el state.Element) { e[set] = append(e[set], el
 
 func (e elements) frontend(f state.Frontend) {
 	fam := familyOf(f.Addr)
-	key := state.Concat(state.AddrValue(f.Addr), state.ProtoValue(f.Proto), state.PortValue(f.Port))
+	key := frontendValue(f.FrontendKey)
 	to := mapServices
 	if f.Sources != nil {
 		e.add(fam.name(mapServices), data(key, classOf(kindRanges, 0)))
@@ -68,12 +69,47 @@ func (e elements) frontend(f state.Frontend) {
 	e.add(fam.name(mapInside), data(key, e.target(fam, key, f, clusterScope, f.Inside)))
 }
 
+// maxKey is the length of the longest key of a frontend with something behind it, in bytes.
+const maxKey = 28
+
+// The values below are what state.Concat makes of their parts, without making these: there are ten of them for each
+// Service. Each part is padded to four bytes.
+
+// frontendValue is address . protocol . port.
+func frontendValue(k state.FrontendKey) state.Value {
+	var room [maxKey]byte
+	return state.Value(appendPort(append(appendAddr(room[:0], k.Addr), k.Proto, 0, 0, 0), k.Port))
+}
+
+// numbered is a frontend's key with a slot or a number behind it.
+func numbered(key state.Value, n uint32) state.Value {
+	var room [maxKey]byte
+	return state.Value(binary.NativeEndian.AppendUint32(append(room[:0], key...), n))
+}
+
+// place is address . port of an endpoint.
+func place(e netip.AddrPort) state.Value {
+	var room [maxKey]byte
+	return state.Value(appendPort(appendAddr(room[:0], e.Addr()), e.Port()))
+}
+
+func appendAddr(b []byte, a netip.Addr) []byte {
+	if a = a.Unmap(); a.Is4() {
+		four := a.As4()
+		return append(b, four[:]...)
+	}
+	all := a.As16()
+	return append(b, all[:]...)
+}
+
+func appendPort(b []byte, port uint16) []byte { return append(b, byte(port>>8), byte(port), 0, 0) }
+
 func data(key state.Value, c class) state.Element {
 	return state.Element{Key: key, Data: mark(uint32(c))}
 }
 
 // target adds the endpoints of one scope of a frontend, and gives the class that leads to them.
-func (e elements) target(fam family, key state.Value, f state.Frontend, s scope, to state.Target) class {
+func (e elements) target(fam *family, key state.Value, f state.Frontend, s scope, to state.Target) class {
 	switch {
 	case to.Verdict == state.TargetRefuse:
 		return classOf(kindRefuse, 0)
@@ -108,7 +144,7 @@ func assign(endpoints []netip.AddrPort, n int) []int {
 	return out
 }
 
-func (e elements) sticky(fam family, key state.Value, s scope, endpoints []netip.AddrPort) {
+func (e elements) sticky(fam *family, key state.Value, s scope, endpoints []netip.AddrPort) {
 	ids := numbers(endpoints)
 	for i, ep := range endpoints {
 		e.add(fam.name(s.endpoints), state.Element{Key: numbered(key, ids[i]), Data: place(ep)})
@@ -119,11 +155,4 @@ func (e elements) sticky(fam family, key state.Value, s scope, endpoints []netip
 		e.add(fam.name(s.slots), state.Element{Key: numbered(key, uint32(slot)), Data: mark(ids[i])})
 	}
 	e.add(fam.name(s.draws), data(key, classOf(kindDraw, n)))
-}
-
-// numbered is a frontend's key, which is padded already, with a slot or a number behind it.
-func numbered(key state.Value, n uint32) state.Value { return key + mark(n) }
-
-func place(e netip.AddrPort) state.Value {
-	return state.Concat(state.AddrValue(e.Addr()), state.PortValue(e.Port()))
 }

@@ -31,24 +31,25 @@ type portKey struct {
 // slices have the same one, because it moves from one to the other or because a new Pod has the address
 // of one that is going, what does not terminate counts.
 func endpointsByPort(in []snapshot.EndpointSlice, node string) map[portKey][]endpoint {
-	in = slices.Clone(in)
-	slices.SortFunc(in, func(a, b snapshot.EndpointSlice) int { return cmp.Compare(a.Name, b.Name) })
+	byName := func(a, b snapshot.EndpointSlice) int { return cmp.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(in, byName) {
+		in = slices.SortedFunc(slices.Values(in), byName)
+	}
 	out := map[portKey][]endpoint{}
 	for _, s := range in {
 		for _, p := range s.Ports {
 			if p.Port == 0 {
 				continue
 			}
-			for _, e := range s.Endpoints {
-				if !usable(e.Addr) {
-					continue
-				}
-				key := portKey{p.Name, p.Protocol, state.FamilyOf(e.Addr)}
-				out[key] = append(out[key], endpointOf(e, p.Port, node))
+			for _, family := range Families {
+				gather(out, portKey{p.Name, p.Protocol, family}, s.Endpoints, p.Port, node)
 			}
 		}
 	}
 	for key, list := range out {
+		if len(list) < 2 {
+			continue
+		}
 		// Stable: of those that are alike the one in the last slice stays last.
 		slices.SortStableFunc(list, func(a, b endpoint) int {
 			return cmp.Or(a.AddrPort.Compare(b.AddrPort), cmp.Compare(b.weight(), a.weight()))
@@ -56,6 +57,23 @@ func endpointsByPort(in []snapshot.EndpointSlice, node string) map[portKey][]end
 		out[key] = slices.CompactFunc(list, func(a, b endpoint) bool { return a.AddrPort == b.AddrPort })
 	}
 	return out
+}
+
+// gather adds the endpoints of the key's family.
+func gather(out map[portKey][]endpoint, key portKey, all []snapshot.Endpoint, port uint16, node string) {
+	var list []endpoint
+	for i, e := range all {
+		if !usable(e.Addr) || state.FamilyOf(e.Addr) != key.family {
+			continue
+		}
+		if list == nil {
+			list = slices.Grow(out[key], len(all)-i) // a slice has one family
+		}
+		list = append(list, endpointOf(e, port, node))
+	}
+	if list != nil {
+		out[key] = list
+	}
 }
 
 // weight orders endpoints of one address: one that is ready, one that drains, any other.
@@ -137,9 +155,15 @@ func hinted(all []endpoint, node, zone string) func(endpoint) bool {
 	}
 }
 
+// filter gives those that are to be kept: all itself where that is everybody, which it mostly is.
 func filter(all []endpoint, keep func(endpoint) bool) []endpoint {
-	var out []endpoint
-	for _, e := range all {
+	drop := func(e endpoint) bool { return !keep(e) }
+	first := slices.IndexFunc(all, drop)
+	if first < 0 {
+		return all
+	}
+	out := slices.Clone(all[:first])
+	for _, e := range all[first+1:] {
 		if keep(e) {
 			out = append(out, e)
 		}

@@ -16,7 +16,7 @@ const maxAffinity = 24 * time.Hour
 // For says what one Service asks of a node. The order of slices does not matter; those of other
 // Services must not be among them.
 func For(svc snapshot.Service, endpointSlices []snapshot.EndpointSlice, node snapshot.ServiceNode) Wanted {
-	b := builder{svc: svc, node: node, frontends: map[state.FrontendKey]state.Frontend{}}
+	b := builder{svc: svc, node: node}
 	b.out = Wanted{Service: svc.ServiceName, Created: svc.Created}
 	for _, text := range svc.Unreadable {
 		b.problem(ReasonUnreadable, "%s is neither an address nor a range, and is left out", text)
@@ -40,7 +40,9 @@ type builder struct {
 	svc       snapshot.Service
 	node      snapshot.ServiceNode
 	out       Wanted
-	frontends map[state.FrontendKey]state.Frontend
+	frontends []state.Frontend
+	// at is the place of each in frontends, from the time on when there are so many that looking through them costs more.
+	at map[state.FrontendKey]int
 }
 
 func (b *builder) problem(reason, text string, args ...any) {
@@ -120,19 +122,56 @@ func (b *builder) external(family state.Family, p snapshot.ServicePort, c choice
 // external one: then the one with source ranges counts.
 func (b *builder) add(f state.Frontend, c choice) {
 	f.Affinity, f.Alive = b.svc.Affinity.Truncate(time.Second), c.alive
-	have, twice := b.frontends[f.FrontendKey]
-	if twice && (have.PortName != f.PortName || have.Kind == state.FrontendClusterIP) {
+	have := b.find(f.FrontendKey)
+	if have != nil && (have.PortName != f.PortName || have.Kind == state.FrontendClusterIP) {
 		b.problem(ReasonInvalid, "%s is listed twice: as %s of port %q and as %s of port %q, of which the first counts",
 			f.FrontendKey, have.Kind, have.PortName, f.Kind, f.PortName)
 		return
 	}
-	b.frontends[f.FrontendKey] = f
+	if have != nil {
+		*have = f
+	} else {
+		b.append(f)
+	}
 	for _, list := range [][]endpoint{c.cluster, c.local} {
 		for _, e := range list {
 			if e.local {
 				b.out.Local = append(b.out.Local, e.Addr())
 			}
 		}
+	}
+}
+
+// few frontends are looked through one by one.
+const few = 16
+
+func (b *builder) find(k state.FrontendKey) *state.Frontend {
+	if b.at != nil {
+		if i, ok := b.at[k]; ok {
+			return &b.frontends[i]
+		}
+		return nil
+	}
+	for i := range b.frontends {
+		if b.frontends[i].FrontendKey == k {
+			return &b.frontends[i]
+		}
+	}
+	return nil
+}
+
+func (b *builder) append(f state.Frontend) {
+	if b.frontends == nil {
+		b.frontends = make([]state.Frontend, 0, len(b.svc.Ports)*len(b.svc.ClusterIPs))
+	}
+	b.frontends = append(b.frontends, f)
+	if b.at == nil && len(b.frontends) > few {
+		b.at = make(map[state.FrontendKey]int, 2*len(b.frontends))
+		for i, f := range b.frontends {
+			b.at[f.FrontendKey] = i
+		}
+	} else if b.at != nil {
+		b.at[f.FrontendKey] = len(b.frontends) - 1
 	}
 }
 
@@ -150,9 +189,7 @@ func (b *builder) strangers() {
 
 func (b *builder) finish(all map[portKey][]endpoint) Wanted {
 	w := b.out
-	for _, f := range b.frontends {
-		w.Frontends = append(w.Frontends, f)
-	}
+	w.Frontends = b.frontends
 	slices.SortFunc(w.Frontends, func(x, y state.Frontend) int { return x.FrontendKey.Compare(y.FrontendKey) })
 	for _, list := range []*[]netip.Addr{&w.ClusterIPs, &w.Local} {
 		slices.SortFunc(*list, netip.Addr.Compare)

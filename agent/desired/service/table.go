@@ -80,21 +80,41 @@ type family struct {
 	proto        state.Value
 	addr         state.DataType
 	saddr, daddr state.Field
+	// names are those that elements ask for, made once and not with each of them.
+	names map[string]string
 }
 
 var families = []family{
-	{state.IPv4, "4", state.NFProtoIPv4, state.TypeIPv4, state.FieldIPSaddr, state.FieldIPDaddr},
-	{state.IPv6, "6", state.NFProtoIPv6, state.TypeIPv6, state.FieldIP6Saddr, state.FieldIP6Daddr},
+	{state.IPv4, "4", state.NFProtoIPv4, state.TypeIPv4, state.FieldIPSaddr, state.FieldIPDaddr, namesOfSets("4")},
+	{state.IPv6, "6", state.NFProtoIPv6, state.TypeIPv6, state.FieldIP6Saddr, state.FieldIP6Daddr, namesOfSets("6")},
 }
 
-func familyOf(a netip.Addr) family {
-	if state.FamilyOf(a) == state.IPv4 {
-		return families[0]
+func namesOfSets(suffix string) map[string]string {
+	names := map[string]string{}
+	for _, of := range []string{mapServices, mapInside, mapGuarded, setSources, setHairpin, setClusterIPs} {
+		names[of] = of + suffix
 	}
-	return families[1]
+	for _, s := range scopes {
+		for _, of := range []string{s.endpoints, s.slots, s.draws} {
+			names[of] = of + suffix
+		}
+	}
+	return names
 }
 
-func (f family) name(of string) string { return of + f.suffix }
+func familyOf(a netip.Addr) *family {
+	if state.FamilyOf(a) == state.IPv4 {
+		return &families[0]
+	}
+	return &families[1]
+}
+
+func (f *family) name(of string) string {
+	if name, ok := f.names[of]; ok {
+		return name
+	}
+	return of + f.suffix
+}
 
 func (f family) sized(chain string, n int) string { return fmt.Sprintf("%s%s-%d", chain, f.suffix, n) }
 
