@@ -185,7 +185,7 @@ func (a *agent) keys() ([]mesh.Key, error) {
 }
 
 func (a *agent) buildCNI() error {
-	wiring, err := pod.New(pod.Config{ProcSysNet: a.o.procSysNet, Ingress: a.o.fastPath == "auto"})
+	wiring, err := pod.New(pod.Config{ProcSysNet: a.o.procSysNet, Clsact: a.o.fastPath == "auto"})
 	if err != nil {
 		return err
 	}

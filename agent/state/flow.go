@@ -33,7 +33,7 @@ type FlowLink struct {
 	Name  string
 	Index int
 	MTU   int
-	// Place says that it has an ingress qdisc, where a program can be. It comes with the link: added to one that is up,
+	// Place says that it has a qdisc for programs (clsact). It comes with the link: added to one that is up,
 	// it would cost packets.
 	Place bool
 	// Queued says that somebody queues, shapes or filters what goes through it by traffic control.
@@ -46,4 +46,6 @@ type FlowFresh struct {
 	// TCP is that of established connections, UDP of exchanges in both directions, UDPStream of those
 	// that have been going on for a while.
 	TCP, UDP, UDPStream time.Duration
+	// Echo is for how long echoes of ICMP take the fast path after one like it has passed the rules.
+	Echo time.Duration
 }

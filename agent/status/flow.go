@@ -16,6 +16,8 @@ func fastPath(r flow.Report) metav1.Condition {
 		return condition(kind, r.On, reasonFailing, "%s", oneLine(r.Err))
 	case r.Possible.Answer != link.Yes:
 		return condition(kind, false, reasonNotSupported, "%s; every packet between Pods of this node passes routing and the rules", r.Possible)
+	case r.NoEchoes:
+		return condition(kind, true, reasonInForce, "packets of established connections between Pods of this node take the fast path; echoes of ICMP do not, for which Linux 6.2 is needed")
 	default:
 		return condition(kind, true, reasonInForce, "packets of established connections between Pods of this node take the fast path")
 	}
@@ -28,7 +30,7 @@ type FlowCollector struct {
 
 var (
 	descFlowLinks   = desc("weftnet_fast_path_pod_links", "Links of Pods of this node that are in the fast path.")
-	descFlowPackets = desc("weftnet_fast_path_packets_total", "TCP and UDP packets from Pods in the fast path to Pods in it, by the way they took; those that open or end a connection are not counted. It begins with the agent.", "way")
+	descFlowPackets = desc("weftnet_fast_path_packets_total", "TCP and UDP packets and echoes of ICMP from Pods in the fast path to Pods in it, by the way they took; packets that open or end a connection are not counted. It begins with the agent.", "way")
 )
 
 // Describe sends the descriptions.

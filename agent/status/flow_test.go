@@ -22,6 +22,7 @@ func TestFastPath(t *testing.T) {
 		status, reason, says string
 	}{
 		"on":            {flow.Report{Allowed: true, Asked: true, Possible: can, On: true}, "True", "InForce", "take the fast path"},
+		"no echoes":     {flow.Report{Allowed: true, Asked: true, Possible: can, On: true, Stats: kernelflow.Stats{NoEchoes: true}}, "True", "InForce", "echoes of ICMP do not"},
 		"not supported": {flow.Report{Allowed: true, Asked: true, Possible: cannot}, "False", "NotSupported", "too old; every packet"},
 		"failing":       {flow.Report{Allowed: true, Asked: true, Possible: can, On: true, Err: errors.New("no room")}, "True", "Failing", "no room"},
 	} {
@@ -57,7 +58,7 @@ func TestFastPathMetrics(t *testing.T) {
 		return flow.Report{Links: 3, Stats: kernelflow.Stats{Fast: 7, Ordinary: 2}}
 	}})
 	want := `
-# HELP weftnet_fast_path_packets_total TCP and UDP packets from Pods in the fast path to Pods in it, by the way they took; those that open or end a connection are not counted. It begins with the agent.
+# HELP weftnet_fast_path_packets_total TCP and UDP packets and echoes of ICMP from Pods in the fast path to Pods in it, by the way they took; packets that open or end a connection are not counted. It begins with the agent.
 # TYPE weftnet_fast_path_packets_total counter
 weftnet_fast_path_packets_total{way="fast"} 7
 weftnet_fast_path_packets_total{way="ordinary"} 2

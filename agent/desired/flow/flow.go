@@ -71,11 +71,16 @@ type Tracking struct {
 	Liberal bool
 }
 
+// echoesFor is how long an echo's way through the rules holds for those like it. An exchange that goes on is judged and
+// counted once in that time, which is what becomes of a change of rules that nobody tells the fast path of.
+const echoesFor = time.Second
+
 // FreshFor is half of the whole time, so that one packet in that time takes the ordinary way and renews
 // it. Connection tracking does not see the sequence numbers of what takes the fast path: unless it is
-// liberal, it would take the packets that come back to it for invalid.
+// liberal, it would take the packets that come back to it for invalid. The program itself sees to it that what connection
+// tracking has of an echo outlives echoesFor.
 func FreshFor(t Tracking) state.FlowFresh {
-	f := state.FlowFresh{UDP: t.UDP / 2, UDPStream: t.UDPStream / 2}
+	f := state.FlowFresh{UDP: t.UDP / 2, UDPStream: t.UDPStream / 2, Echo: echoesFor}
 	if t.Liberal {
 		f.TCP = t.Established / 2
 	}

@@ -52,11 +52,11 @@ func TestPlan(t *testing.T) {
 
 func TestFreshFor(t *testing.T) {
 	all := Tracking{Established: 120 * time.Hour, UDP: 30 * time.Second, UDPStream: 2 * time.Minute}
-	if got := FreshFor(all); got != (state.FlowFresh{UDP: 15 * time.Second, UDPStream: time.Minute}) {
+	if got := FreshFor(all); got != (state.FlowFresh{UDP: 15 * time.Second, UDPStream: time.Minute, Echo: time.Second}) {
 		t.Errorf("not liberal: %v", got)
 	}
 	all.Liberal = true
-	if got := FreshFor(all); got != (state.FlowFresh{TCP: 60 * time.Hour, UDP: 15 * time.Second, UDPStream: time.Minute}) {
+	if got := FreshFor(all); got != (state.FlowFresh{TCP: 60 * time.Hour, UDP: 15 * time.Second, UDPStream: time.Minute, Echo: time.Second}) {
 		t.Errorf("liberal: %v", got)
 	}
 }

@@ -103,12 +103,12 @@ func markHostEnd(s Spec, ipv6 bool) message {
 		nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(state.LinkAlias)), spec)
 }
 
-// addIngress adds an ingress qdisc, with nothing in it. While the link is down it costs no packet: the kernel stops the
+// addClsact adds a qdisc for programs in both directions, with nothing in it. While the link is down it costs no packet: the kernel stops the
 // queue of a link that is up (dev_deactivate), and drops what is sent meanwhile.
-func addIngress(index int) message {
-	tc := &nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(index), Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS}
-	return newMessage("add an ingress qdisc", unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, tc,
-		nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("ingress")))
+func addClsact(index int) message {
+	tc := &nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(index), Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}
+	return newMessage("add a clsact qdisc", unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, tc,
+		nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("clsact")))
 }
 
 // noAutoAddress stops the kernel from making an IPv6 address, and from asking whether anybody has it.

@@ -86,9 +86,9 @@ func MACs(hostLink string) (host, pod net.HardwareAddr) {
 type Config struct {
 	// ProcSysNet is where /proc/sys/net is writable; empty means /proc/sys/net.
 	ProcSysNet string
-	// Ingress gives each host end an ingress qdisc, for programs that come later: to a link that is up one cannot be
+	// Clsact gives each host end a qdisc for programs that come later (clsact): to a link that is up one cannot be
 	// added without losing what is sent to the Pod meanwhile. Not to Pods with limits of bandwidth, which have their own.
-	Ingress bool
+	Clsact bool
 }
 
 // Kernel wires Pods to the network namespace in which it was made.
@@ -96,7 +96,7 @@ type Kernel struct {
 	home       int
 	homeID     namespaceID
 	procSysNet string
-	ingress    bool
+	clsact     bool
 	// ipv6 says that the kernel has IPv6.
 	ipv6 bool
 	// acceptRA says that a new link believes router advertisements even though the node forwards
@@ -126,7 +126,7 @@ func New(c Config) (*Kernel, error) {
 		_ = unix.Close(home)
 		return nil, err
 	}
-	k := &Kernel{home: home, homeID: id, procSysNet: c.ProcSysNet, ingress: c.Ingress, sockets: make(chan *socket, parallel)}
+	k := &Kernel{home: home, homeID: id, procSysNet: c.ProcSysNet, clsact: c.Clsact, sockets: make(chan *socket, parallel)}
 	for range parallel {
 		s, err := openSocket()
 		if err != nil {
@@ -206,14 +206,14 @@ func openSocketIn(netns int) (s *socket, err error) {
 func (k *Kernel) create(s Spec, host, inside *socket) error {
 	hostMAC, podMAC := MACs(s.HostLink)
 	pair := func() error {
-		if !k.ingress || s.Bandwidth != (state.Bandwidth{}) {
+		if !k.clsact || s.Bandwidth != (state.Bandwidth{}) {
 			return host.do([]message{createVeth(s, hostMAC, podMAC), markHostEnd(s, k.ipv6)})
 		}
 		if err := host.do([]message{createVeth(s, hostMAC, podMAC)}); err != nil {
 			return err
 		}
 		if index, err := host.index(s.HostLink); err == nil {
-			_ = host.do([]message{addIngress(index)}) // not all kernels have it, and Pods do without
+			_ = host.do([]message{addClsact(index)}) // not all kernels have it, and Pods do without
 		}
 		return host.do([]message{markHostEnd(s, k.ipv6)})
 	}

@@ -43,6 +43,7 @@ type Kernel interface {
 	Observe(ctx context.Context) ([]state.FlowLink, error)
 	Apply(ctx context.Context, w flow.Wanted) error
 	Forget(a state.Attachment) error
+	VoidEchoes() error
 	Clear() error
 	Stats() (flow.Stats, error)
 }
@@ -149,7 +150,7 @@ func (l *Loop) can(wanted bool) bool {
 		l.mu.Lock()
 		l.probe = p
 		l.mu.Unlock()
-		l.cfg.Log.Info("fast path for established connections between Pods of this node", "possible", p.Answer.String(), "reason", p.Reason)
+		l.cfg.Log.Info("fast path between Pods of this node", "possible", p.Answer.String(), "reason", p.Reason)
 	}
 	return p.Answer == link.Yes
 }
@@ -191,6 +192,14 @@ func (l *Loop) Forget(a state.Attachment) error {
 		return nil
 	}
 	return l.cfg.Kernel.Forget(a)
+}
+
+// VoidEchoes has the rules judge every echo again, after they have changed.
+func (l *Loop) VoidEchoes() error {
+	if !l.cfg.On {
+		return nil
+	}
+	return l.cfg.Kernel.VoidEchoes()
 }
 
 // note logs a failure when it begins, changes or ends.

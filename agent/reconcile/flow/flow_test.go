@@ -29,6 +29,7 @@ type kernel struct {
 	cleared   chan struct{}
 	applied   []flow.Wanted
 	forgotten []string
+	voided    int
 }
 
 func (k *kernel) Observe(context.Context) ([]state.FlowLink, error) { return k.links, nil }
@@ -40,6 +41,11 @@ func (k *kernel) Apply(_ context.Context, w flow.Wanted) error {
 
 func (k *kernel) Forget(a state.Attachment) error {
 	k.forgotten = append(k.forgotten, a.HostLink)
+	return nil
+}
+
+func (k *kernel) VoidEchoes() error {
+	k.voided++
 	return nil
 }
 
@@ -93,7 +99,7 @@ func TestPass(t *testing.T) {
 	if err := l.pass(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	const want = "[{[7] [10.244.1.2 dev weftp1(7) mtu 1440] {1h0m0s 15s 1m0s}}]"
+	const want = "[{[7] [10.244.1.2 dev weftp1(7) mtu 1440] {1h0m0s 15s 1m0s 1s}}]"
 	if got := fmt.Sprint(k.applied); got != want {
 		t.Errorf("applied %s\nwant    %s", got, want)
 	}
@@ -118,7 +124,7 @@ func TestNotLiberal(t *testing.T) {
 	if err := l.pass(t.Context()); err == nil {
 		t.Error("it was not told")
 	}
-	if len(k.applied) != 1 || k.applied[0].Fresh != (state.FlowFresh{UDP: 15 * time.Second, UDPStream: time.Minute}) {
+	if len(k.applied) != 1 || k.applied[0].Fresh != (state.FlowFresh{UDP: 15 * time.Second, UDPStream: time.Minute, Echo: time.Second}) {
 		t.Errorf("applied %v", k.applied)
 	}
 }
@@ -143,6 +149,9 @@ func TestForget(t *testing.T) {
 		l, k, _ := newLoop(on, link.Yes)
 		if err := l.Forget(state.Attachment{HostLink: "weftp1"}); err != nil || len(k.forgotten) != want {
 			t.Errorf("on %t: forgot %v, %v", on, k.forgotten, err)
+		}
+		if err := l.VoidEchoes(); err != nil || k.voided != want {
+			t.Errorf("on %t: voided %d times, %v", on, k.voided, err)
 		}
 	}
 }

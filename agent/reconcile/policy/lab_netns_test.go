@@ -58,7 +58,7 @@ func newLab(t testing.TB) *lab {
 		for _, path := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
 			errs[0] = errors.Join(errs[0], os.WriteFile("/proc/sys/net/"+path, []byte("1"), 0))
 		}
-		l.pods, errs[1] = pod.New(pod.Config{Ingress: true})
+		l.pods, errs[1] = pod.New(pod.Config{Clsact: true})
 		l.table, errs[2] = nft.NewTable(desired.TableName)
 		l.flows, errs[3] = conntrack.New()
 	})

@@ -119,7 +119,7 @@ func startServer(t *testing.T, node *nstest.Namespace, socket, stateDir string) 
 	var flows *conntrack.Kernel
 	var err, terr, ferr error
 	node.Do(t, func() {
-		kernel, err = pod.New(pod.Config{Ingress: true})
+		kernel, err = pod.New(pod.Config{Clsact: true})
 		tables, terr = nft.New()
 		flows, ferr = conntrack.New()
 	})

@@ -147,7 +147,7 @@ func (n *node) fastPath() {
 		{HostLink: serverLink, ContainerID: "server", Addresses: []netip.Addr{server.v4, server.v6}},
 	}
 	for _, p := range pods {
-		n.run(n.ns, "tc qdisc add dev "+p.HostLink+" ingress")
+		n.run(n.ns, "tc qdisc add dev "+p.HostLink+" clsact")
 	}
 	var k *kernelflow.Kernel
 	var err error

@@ -24,7 +24,7 @@ type Wanted struct {
 	Fresh state.FlowFresh
 }
 
-// Kernel is the fast path in the kernel. Forget may be called at any time, the others one by one.
+// Kernel is the fast path in the kernel. Forget and VoidEchoes may be called at any time, the others one by one.
 type Kernel struct {
 	nl *netlink.Handle
 
@@ -44,7 +44,7 @@ func Open() (*Kernel, error) {
 	return &Kernel{nl: nl, forgotten: map[string]bool{}}, nil
 }
 
-// Close gives the descriptors back. The program goes on in its places.
+// Close gives the descriptors back. The programs go on in their places.
 func (k *Kernel) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -86,7 +86,18 @@ func (k *Kernel) Forget(a state.Attachment) error {
 		faults = append(faults, k.objects.remove(ip.Unmap()))
 	}
 	k.pods = slices.DeleteFunc(k.pods, func(p state.FlowPod) bool { return slices.Contains(a.Addresses, p.Addr) })
-	return errors.Join(faults...)
+	return errors.Join(append(faults, k.objects.voidEchoes())...)
+}
+
+// VoidEchoes has every echo ask the rules again that took the fast path: what is allowed has changed. The rules have to
+// be in force, and connection tracking to be marked, before. It may be called at any time.
+func (k *Kernel) VoidEchoes() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.objects == nil {
+		return nil
+	}
+	return k.objects.voidEchoes()
 }
 
 // Apply makes the fast path what is wanted. What is refused for one Pod does not hold up the others.
@@ -102,12 +113,12 @@ func (k *Kernel) Apply(ctx context.Context, w Wanted) error {
 		return err
 	}
 	faults := []error{k.objects.setFresh(w.Fresh), k.keep(w.Pods)}
-	for _, c := range plan(all, w.Links, k.objects.id) {
+	for _, c := range plan(all, w.Links, k.objects.programs) {
 		switch c.act {
 		case attach:
-			faults = append(faults, all[c.link].attach(k.nl, k.objects))
+			faults = append(faults, all[c.link].attach(k.nl, c.hook, k.objects))
 		case detach:
-			faults = append(faults, all[c.link].detach(k.nl))
+			faults = append(faults, all[c.link].detach(k.nl, c.hook))
 		}
 	}
 	return errors.Join(append(faults, k.add(w.Pods))...)
@@ -130,6 +141,7 @@ func (k *Kernel) keep(wanted []state.FlowPod) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var faults []error
+	before := len(k.pods)
 	k.pods = slices.DeleteFunc(k.pods, func(p state.FlowPod) bool {
 		if slices.Contains(wanted, p) {
 			return false
@@ -138,6 +150,9 @@ func (k *Kernel) keep(wanted []state.FlowPod) error {
 		faults = append(faults, err)
 		return err == nil
 	})
+	if len(k.pods) < before { // an address may be another Pod's next
+		faults = append(faults, k.objects.voidEchoes())
+	}
 	return errors.Join(faults...)
 }
 
@@ -159,15 +174,15 @@ func (k *Kernel) add(wanted []state.FlowPod) error {
 	return errors.Join(faults...)
 }
 
-// Clear takes the program out of all its places, whoever put it there.
+// Clear takes the programs out of all their places, whoever put it there.
 func (k *Kernel) Clear() error {
 	all, err := observe(k.nl)
 	if err != nil {
 		return err
 	}
 	var faults []error
-	for _, c := range plan(all, nil, 0) {
-		faults = append(faults, all[c.link].detach(k.nl))
+	for _, c := range plan(all, nil, programs{}) {
+		faults = append(faults, all[c.link].detach(k.nl, c.hook))
 	}
 	return errors.Join(faults...)
 }
@@ -180,6 +195,7 @@ func (k *Kernel) Stats() (Stats, error) {
 	if k.objects == nil {
 		return s, nil
 	}
+	s.NoEchoes = k.objects.noEchoes != nil
 	var err1, err2 error
 	s.Fast, err1 = k.objects.count(0)
 	s.Ordinary, err2 = k.objects.count(1)

@@ -305,10 +305,11 @@ func TestRestart(t *testing.T) {
 
 // TestOthersTrafficControl: where somebody else queues or filters, the fast path keeps out.
 func TestOthersTrafficControl(t *testing.T) {
-	l := newLab(t, 3)
+	l := newLab(t, 4)
 	l.apply(l.wanted())
 	l.run(l.node, "tc qdisc add dev "+l.pods[0].HostLink+" root tbf rate 1gbit burst 1mb latency 10ms")
-	l.run(l.node, "tc filter add dev "+l.pods[1].HostLink+" parent ffff: protocol ip prio 1 u32 match u32 0 0 flowid 1:1")
+	l.run(l.node, "tc filter add dev "+l.pods[1].HostLink+" ingress protocol ip prio 1 u32 match u32 0 0 flowid 1:1")
+	l.run(l.node, "tc filter add dev "+l.pods[3].HostLink+" egress protocol ip prio 1 u32 match u32 0 0 flowid 1:1")
 	links, err := l.kernel.Observe(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -317,7 +318,7 @@ func TestOthersTrafficControl(t *testing.T) {
 	for _, k := range links {
 		queued[k.Name] = k.Queued
 	}
-	for i, want := range []bool{true, true, false} {
+	for i, want := range []bool{true, true, false, true} {
 		if queued[l.pods[i].HostLink] != want {
 			t.Errorf("pod %d: found that somebody else is there: %t", i, !want)
 		}
@@ -327,8 +328,11 @@ func TestOthersTrafficControl(t *testing.T) {
 		t.Errorf("wanted %v", w)
 	}
 	l.apply(w)
-	if out := l.run(l.node, "tc filter show dev "+l.pods[1].HostLink+" ingress"); strings.Contains(out, filterName) || !strings.Contains(out, "u32") {
-		t.Errorf("left: %s", out)
+	l.hasNoProgram([]state.Attachment{l.pods[0], l.pods[1], l.pods[3]})
+	for i, h := range map[int]hook{1: entry, 3: exit} {
+		if out := l.filters(l.pods[i], h); !strings.Contains(out, "u32") {
+			t.Errorf("left: %s", out)
+		}
 	}
 }
 

@@ -47,7 +47,7 @@ func newLab(t testing.TB, pods int) *lab {
 	var wiring *pod.Kernel
 	var err1, err2 error
 	l.node.Do(t, func() {
-		wiring, err1 = pod.New(pod.Config{Ingress: true})
+		wiring, err1 = pod.New(pod.Config{Clsact: true})
 		l.track, err2 = conntrack.New()
 	})
 	if err := errors.Join(err1, err2); err != nil {
@@ -103,7 +103,7 @@ func (l *lab) wanted() Wanted {
 	if err != nil {
 		l.Fatal(err)
 	}
-	w := Wanted{Fresh: state.FlowFresh{TCP: time.Hour, UDP: time.Second, UDPStream: time.Second}}
+	w := Wanted{Fresh: state.FlowFresh{TCP: time.Hour, UDP: time.Second, UDPStream: time.Second, Echo: time.Second}}
 	for _, k := range links {
 		for _, a := range l.pods {
 			if a.HostLink != k.Name || k.Queued {
@@ -125,14 +125,22 @@ func (l *lab) apply(w Wanted) {
 	}
 }
 
-// hasNoProgram fails when our program is at a link. The qdisc stays with the link.
+// hasNoProgram fails when one of our programs is at a link. The qdisc stays with the link.
 func (l *lab) hasNoProgram(pods []state.Attachment) {
 	l.Helper()
 	for _, p := range pods {
-		if out := l.run(l.node, "tc filter show dev "+p.HostLink+" ingress"); strings.Contains(out, filterName) {
-			l.Errorf("left behind at %s: %s", p.HostLink, out)
+		for _, h := range hooks {
+			if out := l.filters(p, h); strings.Contains(out, h.filter()) {
+				l.Errorf("left behind at %s: %s", p.HostLink, out)
+			}
 		}
 	}
+}
+
+// filters are those at a host end.
+func (l *lab) filters(p state.Attachment, h hook) string {
+	l.Helper()
+	return l.run(l.node, "tc filter show dev "+p.HostLink+" "+[...]string{entry: "ingress", exit: "egress"}[h])
 }
 
 func (l *lab) stats() Stats {

@@ -7,7 +7,9 @@ import (
 	_ "embed" // the compiled program
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -23,9 +25,10 @@ var object []byte
 
 // Names in program/flow.c.
 const (
-	programName   = "weft_flow"
-	tablePods     = "pods"
-	tableOutcomes = "outcomes"
+	programName     = "weft_flow"
+	echoProgramName = "weft_echo"
+	tablePods       = "pods"
+	tableOutcomes   = "outcomes"
 )
 
 // maxAddresses of a node; it costs 16 bytes each. Pods beyond it stay on the ordinary way.
@@ -47,44 +50,83 @@ func toValue(p state.FlowPod) podValue {
 	return podValue{Address: toAddress(p.Addr), Link: uint32(p.Index), MTU: uint32(p.MTU)}
 }
 
-// objects are the program and its tables in this kernel.
+// objects are the programs and their tables in this kernel.
 type objects struct {
 	*ebpf.Collection
-	id int
+	programs programs
+	// noEchoes is why this kernel does not take the program of echoes; nil where it does.
+	noEchoes error
+	// generation is that of the notes that hold.
+	generation uint32
 }
 
+// load leaves out the program of echoes where the kernel takes the other one only.
 func load() (*objects, error) {
+	o, err := loadOf(programName, echoProgramName)
+	if err == nil {
+		return o, nil
+	}
+	o, alone := loadOf(programName)
+	if alone != nil {
+		return nil, alone
+	}
+	o.noEchoes = err
+	return o, nil
+}
+
+func loadOf(names ...string) (*objects, error) {
 	s, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	if err != nil {
 		return nil, fmt.Errorf("read the compiled program: %w", err)
 	}
 	s.Maps[tablePods].MaxEntries = maxAddresses
+	maps.DeleteFunc(s.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(names, name) })
 	c, err := ebpf.NewCollection(s)
 	if err != nil {
 		return nil, fmt.Errorf("load the program: %w", err)
 	}
-	info, err := c.Programs[programName].Info()
-	if err != nil {
-		c.Close()
-		return nil, fmt.Errorf("look at the program: %w", err)
+	o := &objects{Collection: c}
+	for _, h := range hooks {
+		p, there := c.Programs[h.program()]
+		if !there {
+			continue
+		}
+		info, err := p.Info()
+		if err != nil {
+			c.Close()
+			return nil, fmt.Errorf("look at the program: %w", err)
+		}
+		id, _ := info.ID()
+		o.programs[h] = int(id)
 	}
-	id, _ := info.ID()
-	return &objects{Collection: c, id: int(id)}, nil
+	return o, nil
 }
 
-// setFresh says how much time entries need to have left.
+// setFresh says how much time entries need to have left, and for how long a note holds.
 func (o *objects) setFresh(f state.FlowFresh) error {
 	tick, err := jiffy()
 	if err != nil {
 		return err
 	}
 	var faults []error
-	for name, d := range map[string]time.Duration{"fresh_tcp": f.TCP, "fresh_udp": f.UDP, "fresh_udp_stream": f.UDPStream} {
-		if err := o.Variables[name].Set(jiffies(d, tick)); err != nil {
-			faults = append(faults, fmt.Errorf("set %s: %w", name, err))
-		}
+	for name, d := range map[string]time.Duration{"fresh_tcp": f.TCP, "fresh_udp": f.UDP, "fresh_udp_stream": f.UDPStream, "valid_echo": f.Echo} {
+		faults = append(faults, o.set(name, jiffies(d, tick)))
 	}
 	return errors.Join(faults...)
+}
+
+func (o *objects) set(name string, value uint32) error {
+	if err := o.Variables[name].Set(value); err != nil {
+		return fmt.Errorf("set %s: %w", name, err)
+	}
+	return nil
+}
+
+// voidEchoes voids all notes. Those that are made of what was there before are void as well: the program reads the
+// generation first.
+func (o *objects) voidEchoes() error {
+	o.generation++
+	return o.set("generation", o.generation)
 }
 
 // jiffies is at least one of anything; the kernel counts time to live in 31 bits.
@@ -121,10 +163,12 @@ func (o *objects) remove(a netip.Addr) error {
 // Stats are figures for metrics.
 type Stats struct {
 	// Fast and Ordinary count the packets between two Pods of this node by the way they took. Those of
-	// protocols other than TCP and UDP, and those that begin or end a connection, are in neither.
+	// protocols other than TCP and UDP that are no echoes of ICMP, and those that begin or end a connection, are in neither.
 	Fast, Ordinary uint64
 	// Pods are the addresses in the table.
 	Pods int
+	// NoEchoes says that this kernel does not take the program of echoes of ICMP, all of which take the ordinary way.
+	NoEchoes bool
 }
 
 func (o *objects) count(outcome uint32) (uint64, error) {

@@ -18,25 +18,30 @@ const (
 // change is one step at a link.
 type change struct {
 	act  act
+	hook hook
 	link int
 }
 
 func (c change) String() string {
-	return fmt.Sprintf("%s %d", [...]string{attach: "attach to", detach: "detach from"}[c.act], c.link)
+	return fmt.Sprintf("%s %s of %d", [...]string{attach: "attach to", detach: "detach from"}[c.act], [...]string{entry: "entry", exit: "exit"}[c.hook], c.link)
 }
 
-// plan compares the places where our program is with those where it should be, by their numbers. The
-// present program has the number given. It leaves alone a place where somebody else has come.
-func plan(have map[int]seen, want []int, program int) []change {
+// plan compares the places where our programs are with those where they should be, by the links' numbers. The
+// present programs have the numbers given; one that this kernel does not take has none, and is wanted nowhere.
+// It leaves alone a link where somebody else has come.
+func plan(have map[int]seen, want []int, present programs) []change {
 	var out []change
 	for _, index := range slices.Sorted(maps.Keys(have)) {
 		s := have[index]
 		_, wanted := slices.BinarySearch(want, index)
-		switch {
-		case s.program != 0 && (!wanted || s.Queued):
-			out = append(out, change{detach, index})
-		case wanted && !s.Queued && s.program != program:
-			out = append(out, change{attach, index})
+		for _, h := range hooks {
+			here := wanted && !s.Queued && present[h] != 0 && (h != exit || s.exit)
+			switch {
+			case here && s.programs[h] != present[h]:
+				out = append(out, change{attach, h, index})
+			case !here && s.programs[h] != 0:
+				out = append(out, change{detach, h, index})
+			}
 		}
 	}
 	return out

@@ -3,7 +3,7 @@
 package flow
 
 import (
-	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +12,15 @@ import (
 
 func TestPlan(t *testing.T) {
 	place := func(index, program int, queued bool) seen {
-		return seen{FlowLink: state.FlowLink{Index: index, Place: true, Queued: queued}, program: program}
+		s := seen{FlowLink: state.FlowLink{Index: index, Place: true, Queued: queued}, exit: true}
+		if program != 0 {
+			s.programs = programs{entry: program, exit: program + 10}
+		}
+		return s
+	}
+	half := func(s seen, place bool, echo int) seen {
+		s.exit, s.programs[exit] = place, echo
+		return s
 	}
 	have := map[int]seen{
 		2: place(2, 0, false), // wanted
@@ -23,13 +31,31 @@ func TestPlan(t *testing.T) {
 		7: place(7, 0, true),  // somebody is there
 		8: place(8, 0, false), // not wanted
 		9: place(9, 7, false), // not wanted any more
+
+		10: half(place(10, 0, false), false, 0), // no place at the exit
+		11: half(place(11, 7, false), true, 0),  // half there
 	}
-	const want = "[attach to 2 attach to 4 detach from 5 detach from 6 detach from 9]"
-	if got := fmt.Sprint(plan(have, []int{2, 3, 4, 6, 7, 99}, 7)); got != want {
-		t.Errorf("plan %s\nwant %s", got, want)
-	}
-	if got := fmt.Sprint(plan(have, nil, 0)); got != "[detach from 3 detach from 4 detach from 5 detach from 6 detach from 9]" {
-		t.Errorf("to clear: %s", got)
+	wanted := []int{2, 3, 4, 6, 7, 10, 11, 99}
+	for _, row := range []struct {
+		what    string
+		wanted  []int
+		present programs
+		want    string
+	}{
+		{"both", wanted, programs{entry: 7, exit: 17}, "attach to entry of 2, attach to exit of 2, attach to entry of 4, attach to exit of 4, detach from entry of 5, " +
+			"detach from exit of 5, detach from entry of 6, detach from exit of 6, detach from entry of 9, detach from exit of 9, attach to entry of 10, attach to exit of 11"},
+		{"a kernel without echoes", wanted, programs{entry: 7}, "attach to entry of 2, detach from exit of 3, attach to entry of 4, detach from exit of 4, detach from entry of 5, " +
+			"detach from exit of 5, detach from entry of 6, detach from exit of 6, detach from entry of 9, detach from exit of 9, attach to entry of 10"},
+		{"to clear", nil, programs{}, "detach from entry of 3, detach from exit of 3, detach from entry of 4, detach from exit of 4, detach from entry of 5, " +
+			"detach from exit of 5, detach from entry of 6, detach from exit of 6, detach from entry of 9, detach from exit of 9, detach from entry of 11"},
+	} {
+		var got []string
+		for _, c := range plan(have, row.wanted, row.present) {
+			got = append(got, c.String())
+		}
+		if got := strings.Join(got, ", "); got != row.want {
+			t.Errorf("%s: plan %s\nwant %s", row.what, got, row.want)
+		}
 	}
 }
 

@@ -12,16 +12,23 @@ import (
 	"github.com/weftnet/weftnet/agent/kernel/link"
 )
 
-// Probe finds out whether this kernel takes the program, by loading it.
+// Probe finds out whether this kernel takes the programs, by loading them.
 func Probe() link.Probe {
 	o, err := load()
-	if err == nil {
-		o.Close()
+	if err != nil {
+		return answer(err)
 	}
-	return answer(err)
+	defer o.Close()
+	p := answer(nil)
+	if o.noEchoes != nil {
+		p.Reason = fmt.Sprintf("tried, and it works, but for echoes of ICMP (%s): %v", neededByEchoes, o.noEchoes)
+	}
+	return p
 }
 
 const needed = "Linux 5.18 with CONFIG_NF_CONNTRACK, CONFIG_DEBUG_INFO_BTF and CONFIG_NET_CLS_BPF is needed, and the module nf_conntrack"
+
+const neededByEchoes = "Linux 6.2 is needed"
 
 func answer(err error) link.Probe {
 	var refused *ebpf.VerifierError

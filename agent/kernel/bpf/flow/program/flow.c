@@ -9,6 +9,9 @@
 // connection tracking knows: the first ones, the last ones, and one now and then, so that an entry in
 // use never ages.
 //
+// The kernel answers programs about TCP and UDP only, so ICMP echoes go by notes: a second program, at the
+// end of the ordinary way, writes down for a moment which echo between which Pods has come through.
+//
 // Addresses are 16 bytes in network order, IPv4 mapped (::ffff:a.b.c.d). The layout of the maps is that
 // of flows.go.
 //
@@ -22,6 +25,7 @@
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -47,6 +51,16 @@ enum {
 #define NEEDED (SEEN_REPLY | CONFIRMED)
 #define REFUSED (SRC_NAT | DST_NAT | SEQ_ADJUST | DYING | NAT_CLASH | HELPER | OFFLOAD | HW_OFFLOAD)
 #define TCP_ESTABLISHED 3
+#define CT_INFO 7UL // what else is in the packet's pointer to its entry
+
+// Echoes of ICMP (RFC 792) and of ICMPv6 (RFC 4443), whose headers are alike.
+enum { ECHO_REPLY = 0, ECHO_REQUEST = 8, ECHO6_REQUEST = 128, ECHO6_REPLY = 129 };
+
+struct echohdr {
+	__u8 type, code;
+	__sum16 checksum;
+	__be16 id, sequence;
+};
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 struct ip_ct_tcp {
@@ -55,11 +69,18 @@ struct ip_ct_tcp {
 union nf_conntrack_proto {
 	struct ip_ct_tcp tcp;
 };
+struct nf_conntrack_zone {
+	__u16 id;
+};
 struct nf_conn {
+	struct nf_conntrack_zone zone; // only in kernels with zones
 	__u32 timeout; // jiffies at which it ends
 	unsigned long status;
 	__u32 mark;
 	union nf_conntrack_proto proto;
+};
+struct sk_buff {
+	unsigned long _nfct;
 };
 #pragma clang attribute pop
 
@@ -74,6 +95,7 @@ struct bpf_ct_opts {
 extern struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, __u32 tuple_size,
 					 struct bpf_ct_opts *opts, __u32 opts_size) __ksym;
 extern void bpf_ct_release(struct nf_conn *ct) __ksym;
+extern void *bpf_cast_to_kern_ctx(void *skb) __ksym; // Linux 6.2
 
 struct address {
 	__be32 ip[4];
@@ -96,6 +118,35 @@ struct {
 	__type(value, struct pod);
 } pods SEC(".maps");
 
+// echo is one direction of an exchange of echoes.
+struct echo {
+	struct address from, to;
+	__be16 id;
+	__u8 type, unused;
+};
+
+// note says that the ordinary way let an echo through. It repeats its key as pod does: an element that made room
+// for another is used again at once.
+struct note {
+	struct echo echo;
+	__u32 generation;
+	__u64 until; // jiffies
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct echo);
+	__type(value, struct note);
+} echoes SEC(".maps");
+
+// The notes of other generations are void. The agent changes it after what echoes depend on: policies, and who has an address.
+volatile __u32 generation = 0;
+
+// valid_echo is for how long a note holds, in jiffies. Its use does not renew it, so that the ordinary way sees an
+// exchange that goes on now and then. 0: no echo takes the fast path.
+volatile __u32 valid_echo = 0;
+
 enum outcome { FAST, ORDINARY, OUTCOMES };
 
 struct {
@@ -114,8 +165,10 @@ volatile __u32 fresh_udp_stream = 0;
 // packet is what was read of one, and who it is between.
 struct packet {
 	struct address from, to;
-	struct bpf_sock_tuple tuple;
-	__u32 headers; // of network and transport, in bytes
+	struct bpf_sock_tuple tuple; // of TCP and UDP
+	__u32 headers;               // of network and transport, in bytes
+	__be16 id;                   // of an echo, as is its type
+	__u8 type;
 	__u8 protocol;
 };
 
@@ -162,6 +215,17 @@ static __always_inline int transport(void *l4, void *end, __u8 protocol, __be16 
 	return 1;
 }
 
+static __always_inline int read_echo(void *l4, void *end, struct packet *p, __u8 request, __u8 reply)
+{
+	struct echohdr *h = l4;
+	if ((void *)(h + 1) > end || h->code || (h->type != request && h->type != reply))
+		return 0;
+	p->id = h->id;
+	p->type = h->type;
+	p->headers += sizeof(*h);
+	return 1;
+}
+
 static __always_inline int read4(void *l3, void *end, struct packet *p)
 {
 	struct iphdr *ip = l3;
@@ -174,6 +238,8 @@ static __always_inline int read4(void *l3, void *end, struct packet *p)
 	p->to.ip[3] = p->tuple.ipv4.daddr = ip->daddr;
 	p->headers = sizeof(*ip);
 	p->protocol = ip->protocol;
+	if (ip->protocol == IPPROTO_ICMP)
+		return read_echo(ip + 1, end, p, ECHO_REQUEST, ECHO_REPLY);
 	return transport(ip + 1, end, ip->protocol, &p->tuple.ipv4.sport, &p->tuple.ipv4.dport, &p->headers);
 }
 
@@ -188,7 +254,18 @@ static __always_inline int read6(void *l3, void *end, struct packet *p)
 	__builtin_memcpy(p->tuple.ipv6.daddr, &ip->daddr, sizeof(p->to));
 	p->headers = sizeof(*ip);
 	p->protocol = ip->nexthdr;
+	if (ip->nexthdr == IPPROTO_ICMPV6)
+		return read_echo(ip + 1, end, p, ECHO6_REQUEST, ECHO6_REPLY);
 	return transport(ip + 1, end, ip->nexthdr, &p->tuple.ipv6.sport, &p->tuple.ipv6.dport, &p->headers);
+}
+
+static __always_inline int read(const struct __sk_buff *skb, struct packet *p)
+{
+	void *end = (void *)(long)skb->data_end;
+	void *l3 = (void *)(long)skb->data + ETH_HLEN;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return read4(l3, end, p);
+	return skb->protocol == bpf_htons(ETH_P_IPV6) && read6(l3, end, p);
 }
 
 // fits says that no packet that the Pod receives is larger than its MTU.
@@ -233,6 +310,30 @@ static __always_inline int tracked(struct __sk_buff *skb, struct packet *p)
 	return ok;
 }
 
+static __always_inline struct echo echo_of(const struct packet *p)
+{
+	struct echo e = {.from = p->from, .to = p->to, .id = p->id, .type = p->type};
+	return e;
+}
+
+// noted says that the ordinary way has let such an echo through a moment ago.
+static __always_inline int noted(const struct packet *p)
+{
+	struct echo e = echo_of(p);
+	volatile struct note *n = bpf_map_lookup_elem(&echoes, &e);
+	if (!n)
+		return 0;
+	__u32 of = n->generation;
+	__u64 until = n->until;
+	return n->echo.id == e.id && n->echo.type == e.type && same(&n->echo.from, &e.from) && same(&n->echo.to, &e.to) &&
+	       of == generation && valid_echo && until > bpf_jiffies64();
+}
+
+static __always_inline int known(struct __sk_buff *skb, struct packet *p)
+{
+	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP ? tracked(skb, p) : noted(p);
+}
+
 // age does what every router does.
 static __always_inline int age(struct __sk_buff *skb)
 {
@@ -257,27 +358,68 @@ static __always_inline int age(struct __sk_buff *skb)
 SEC("classifier")
 int weft_flow(struct __sk_buff *skb)
 {
-	void *end = (void *)(long)skb->data_end;
-	void *l3 = (void *)(long)skb->data + ETH_HLEN;
 	struct packet p = {};
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present || !read(skb, &p))
 		return ORDINARY_WAY;
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (!read4(l3, end, &p))
-			return ORDINARY_WAY;
-	} else if (skb->protocol != bpf_htons(ETH_P_IPV6) || !read6(l3, end, &p)) {
-		return ORDINARY_WAY;
-	}
 	__u32 source, link, mtu;
 	if (!find(&p.to, &link, &mtu))
 		return ORDINARY_WAY;
 	if (!find(&p.from, &source, &(__u32){0}) || source != skb->ifindex || link == source || !fits(skb, &p, mtu) ||
-	    !tracked(skb, &p) || !age(skb)) {
+	    !known(skb, &p) || !age(skb)) {
 		count(ORDINARY);
 		return ORDINARY_WAY;
 	}
 	count(FAST);
 	return bpf_redirect_peer(link, 0);
+}
+
+// is_icmp is all that most packets to a Pod are asked at the end of the ordinary way.
+static __always_inline int is_icmp(const struct __sk_buff *skb)
+{
+	void *end = (void *)(long)skb->data_end;
+	void *l3 = (void *)(long)skb->data + ETH_HLEN;
+	struct iphdr *ip = l3;
+	struct ipv6hdr *ip6 = l3;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return (void *)(ip + 1) <= end && ip->protocol == IPPROTO_ICMP;
+	return skb->protocol == bpf_htons(ETH_P_IPV6) && (void *)(ip6 + 1) <= end && ip6->nexthdr == IPPROTO_ICMPV6;
+}
+
+// lasting says that connection tracking has the packet in an entry that nobody has translated or marked, and that outlives
+// a note by as much again, for the answer. A note only ever is of what an entry can be cut for.
+static __always_inline int lasting(struct __sk_buff *skb)
+{
+	struct sk_buff *kernel = bpf_cast_to_kern_ctx(skb);
+	struct nf_conn *ct = (void *)(kernel->_nfct & ~CT_INFO);
+	if (!ct)
+		return 0;
+	if ((BPF_CORE_READ(ct, status) & (CONFIRMED | REFUSED)) != CONFIRMED || BPF_CORE_READ(ct, mark))
+		return 0;
+	if (bpf_core_field_exists(ct->zone) && BPF_CORE_READ(ct, zone.id))
+		return 0;
+	__s32 left = BPF_CORE_READ(ct, timeout) - (__u32)bpf_jiffies64();
+	return left > 0 && (__u32)left >= 2 * valid_echo;
+}
+
+// weft_echo is where the ordinary way leads out to a Pod: what comes here has passed all rules, and nothing comes here that
+// took the fast path.
+SEC("classifier")
+int weft_echo(struct __sk_buff *skb)
+{
+	if (!is_icmp(skb))
+		return ORDINARY_WAY;
+	// With a barrier, before all else that is asked: what changes later voids the note.
+	__u32 present = __sync_fetch_and_add(&generation, 0);
+	struct packet p = {};
+	if (!valid_echo || skb->mark || skb->vlan_present || !read(skb, &p))
+		return ORDINARY_WAY;
+	__u32 source, link;
+	if (!find(&p.to, &link, &(__u32){0}) || link != skb->ifindex || !find(&p.from, &source, &(__u32){0}) ||
+	    source != skb->ingress_ifindex || source == link || !lasting(skb))
+		return ORDINARY_WAY;
+	struct note n = {.echo = echo_of(&p), .generation = present, .until = bpf_jiffies64() + valid_echo};
+	bpf_map_update_elem(&echoes, &n.echo, &n, BPF_ANY);
+	return ORDINARY_WAY;
 }
 
 char licence[] SEC("license") = "GPL";
