@@ -57,7 +57,7 @@ func (a *agent) buildPolicy(cfg *rest.Config, metrics *status.Metrics) error {
 	p.loop = policyloop.New(policyloop.Config{
 		Source: p.source, Node: a.policyNode, NodeChanged: []<-chan struct{}{a.source.Subscribe(), p.addrs.Changed()},
 		Attachments: a.cni.Standing, AttachmentsChanged: a.cni.Changed(),
-		Table: table, Flows: p.flows, Log: a.log.With("part", "policy"), Recorder: metrics.Policy(),
+		Table: table, Flows: p.flows, Echoes: a.flows, Log: a.log.With("part", "policy"), Recorder: metrics.Policy(),
 	})
 	p.denied = policyloop.Denied{Loop: p.loop, Table: table, Attachments: a.cni.Standing}
 	metrics.Registry.MustRegister(status.PolicyCollector{Loop: p.loop, Denied: p.denied})

@@ -4,6 +4,7 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -119,7 +120,19 @@ func (c *cutter) look(ctx context.Context, s desired.Suspects) error {
 		c.loop.cfg.Recorder.LetGo(count.letGo)
 	}
 	if err != nil {
-		return fmt.Errorf("look at flows: %w", err)
+		err = fmt.Errorf("look at flows: %w", err)
+	}
+	// Last, for echoes of which connection tracking knows nothing any more.
+	return errors.Join(err, c.voidEchoes())
+}
+
+// voidEchoes follows the marks: an echo that is on its way through the rules meanwhile is either marked already or voided.
+func (c *cutter) voidEchoes() error {
+	if c.loop.cfg.Echoes == nil {
+		return nil
+	}
+	if err := c.loop.cfg.Echoes.VoidEchoes(); err != nil {
+		return fmt.Errorf("have echoes meet the rules again: %w", err)
 	}
 	return nil
 }
@@ -145,6 +158,11 @@ func (c *cutter) sentence(ctx context.Context, s desired.Suspects, flows []connt
 	n, err := c.loop.cfg.Flows.SetMark(ctx, pick(open, revoked), desired.RevokedMark, desired.RevokedMark)
 	if count.cut += n; err != nil {
 		return fmt.Errorf("cut flows: %w", err)
+	}
+	if n > 0 {
+		if err := c.voidEchoes(); err != nil {
+			return err
+		}
 	}
 	n, err = c.loop.cfg.Flows.SetMark(ctx, pick(cut, restored), 0, desired.RevokedMark)
 	if count.letGo += n; err != nil {

@@ -40,9 +40,11 @@ type lab struct {
 	front    Table
 	log      *slog.Logger
 	recorder Recorder
-	options  desired.Options
-	loop     *Loop
-	stop     func()
+	// echoes is what the loop tells of its cuts; nil where all echoes meet the rules.
+	echoes  Echoes
+	options desired.Options
+	loop    *Loop
+	stop    func()
 }
 
 var (
@@ -134,7 +136,7 @@ func (l *lab) start() {
 	l.Helper()
 	l.loop = New(Config{
 		Source: l.cluster, Node: func() Node { return Node{Self: desired.Self{Name: "node1", IPs: meshAddrs}, Options: l.options} },
-		Attachments: l.plugin.standing, AttachmentsChanged: l.plugin.changed, Table: l.front, Flows: l.flows,
+		Attachments: l.plugin.standing, AttachmentsChanged: l.plugin.changed, Table: l.front, Flows: l.flows, Echoes: l.echoes,
 		Log: l.log, Recorder: l.recorder,
 	})
 	ctx, cancel := context.WithCancel(l.Context())

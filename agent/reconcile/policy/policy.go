@@ -63,6 +63,12 @@ type Flows interface {
 	SetMark(ctx context.Context, flows []conntrack.Tracked, value, mask uint32) (int, error)
 }
 
+// Echoes take a way past the rules for a moment after one like them has passed them.
+type Echoes interface {
+	// VoidEchoes ends that, so that the next ones meet the rules of now and the marks of connection tracking.
+	VoidEchoes() error
+}
+
 // Recorder counts what the loop does.
 type Recorder interface {
 	// Programmed is told how long a change took from its news to the kernel.
@@ -89,8 +95,10 @@ type Config struct {
 	AttachmentsChanged <-chan struct{}
 	Table              Table
 	Flows              Flows
-	Log                *slog.Logger
-	Recorder           Recorder
+	// Echoes is nil where all of them meet the rules.
+	Echoes   Echoes
+	Log      *slog.Logger
+	Recorder Recorder
 }
 
 // Report is what the loop found, for status and metrics.
