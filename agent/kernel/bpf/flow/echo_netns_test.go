@@ -343,7 +343,7 @@ func TestEchoesInAZone(t *testing.T) {
 	}
 }
 
-// TestEchoesSpoofed: another Pod's note is of no use.
+// TestEchoesSpoofed: another Pod's note is of no use, and none is made under another's address.
 func TestEchoesSpoofed(t *testing.T) {
 	l, _ := echoLab(t, 3)
 	for i := range families {
@@ -365,6 +365,17 @@ func TestEchoesSpoofed(t *testing.T) {
 			}
 			return nil
 		})
+		notes := l.notes()
+		l.pinger(2, from, l.pods[1].Addresses[i], identifier+1).send(0)
+		l.eventually("the reply to be noted", func() error {
+			if n := l.notes() - notes; n != 1 {
+				return fmt.Errorf("there are %d new notes", n)
+			}
+			return nil
+		})
+		if fast, ordinary := l.between(i, identifier+1).echoes(1, 0); fast != 1 || ordinary != 1 {
+			t.Errorf("%s: after a spoofed request %d packets took the fast path, %d the ordinary way", families[i], fast, ordinary)
+		}
 	}
 }
 
