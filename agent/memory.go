@@ -5,6 +5,8 @@ package main
 import (
 	"runtime/debug"
 	"strconv"
+	"sync"
+	"time"
 )
 
 // memoryShare of the container's limit, in percent, is what the Go runtime may take before it collects
@@ -18,4 +20,24 @@ func limitMemory(getenv func(string) string) int64 {
 		debug.SetMemoryLimit(limit / 100 * memoryShare)
 	}
 	return debug.SetMemoryLimit(-1)
+}
+
+const (
+	// startGarbage is how much garbage may come together while the agent starts, in percent of the memory in use; the
+	// runtime's own 100 costs a tenth of the CPU time of a start with 10,000 Services. The most memory that it takes is then
+	// 120 MiB and not 75, within limitMemory.
+	startGarbage = 300
+	// startTime is when that ends at the latest: an agent that does not come to an end of its start has something else to do.
+	startTime = time.Minute
+)
+
+// whileStarting has the runtime collect garbage less often until it is told that the start is over. Whoever sets GOGC knows better.
+func whileStarting(getenv func(string) string) (over func()) {
+	if getenv("GOGC") != "" {
+		return func() {}
+	}
+	before := debug.SetGCPercent(startGarbage)
+	over = sync.OnceFunc(func() { debug.SetGCPercent(before) })
+	time.AfterFunc(startTime, over)
+	return over
 }

@@ -7,6 +7,29 @@ import (
 	"testing"
 )
 
+// TestWhileStarting : the start ends once, and who knows better is left alone.
+func TestWhileStarting(t *testing.T) {
+	percent := func() int {
+		now := debug.SetGCPercent(100)
+		debug.SetGCPercent(now)
+		return now
+	}
+	before := percent()
+	over := whileStarting(func(string) string { return "" })
+	if got := percent(); got != startGarbage {
+		t.Errorf("%d %% while starting", got)
+	}
+	over()
+	over()
+	if got := percent(); got != before {
+		t.Errorf("%d %% after the start, want %d", got, before)
+	}
+	whileStarting(func(string) string { return "50" })
+	if got := percent(); got != before {
+		t.Errorf("%d %% with GOGC set, want %d", got, before)
+	}
+}
+
 func TestLimitMemory(t *testing.T) {
 	none := debug.SetMemoryLimit(-1)
 	t.Cleanup(func() { debug.SetMemoryLimit(none) })

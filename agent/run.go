@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -52,6 +53,8 @@ type agent struct {
 	policy *policies
 	// running ends when the agent stops.
 	running context.Context
+	// started says that what takes much memory once is over.
+	started func()
 }
 
 // run makes the parts and lets them work until the context ends or one of them fails for good.
@@ -102,7 +105,7 @@ func plain(f func(context.Context)) func(context.Context) error {
 }
 
 func build(running context.Context, o options, log *slog.Logger) (*agent, error) {
-	a := &agent{o: o, log: log, running: running}
+	a := &agent{o: o, log: log, running: running, started: whileStarting(os.Getenv)}
 	keys, err := a.keys()
 	if err != nil {
 		return nil, err

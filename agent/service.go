@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -77,7 +78,11 @@ func (a *agent) buildProxy(api *source.Connections, metrics *status.Metrics) err
 		Source: p.source, Table: table, Watch: table.Subscribe, Quietly: table.Quietly, Sizes: table.Sizes, Flows: p.flows, Facts: a.serviceNode,
 		Sinks:    []service.Sink{a.sockets, p.health, p.ports},
 		Problems: []func() []desired.Problem{p.health.Problems, p.ports.Problems},
-		Recorder: proxyMetrics, Log: log,
+		Recorder: proxyMetrics, Log: log, Started: func() {
+			a.started()
+			// The first lists and the first computation leave garbage many times what stays.
+			go debug.FreeOSMemory()
+		},
 	})
 	procSys, err := sysctl.New(a.o.procSysNet)
 	if err != nil {

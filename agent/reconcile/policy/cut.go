@@ -21,6 +21,9 @@ const (
 	// last look took: a look costs by the number of flows, and on a busy node shall not fill a core.
 	gatherCuts = 5 * time.Millisecond
 	restCuts   = 4
+	// firstCut is how long the first look waits. It goes through all flows, of a table with room for very many, while all else
+	// that a node needs is being made, too; what it cuts has been open since before the agent was down.
+	firstCut = 500 * time.Millisecond
 	// retryCuts is the pause after a look that failed.
 	retryCuts = time.Second
 )
@@ -79,6 +82,7 @@ func (c *cutter) fault() error {
 
 func (c *cutter) run(ctx context.Context) {
 	var took time.Duration
+	sleep(ctx, firstCut)
 	for {
 		select {
 		case <-ctx.Done():

@@ -5,7 +5,6 @@ package service
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -229,8 +228,7 @@ func (l *Loop) afterwards(ctx context.Context, now time.Time, full bool) error {
 		l.udp.suspect = len(l.udp.targets) > 0 // an earlier run may not have come to it
 	}
 	if !l.synced {
-		// The first lists and the first computation leave garbage many times what stays.
-		go debug.FreeOSMemory()
+		l.cfg.started()
 	}
 	l.synced = true
 	if err := l.cutStale(ctx); err != nil {

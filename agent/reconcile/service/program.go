@@ -249,7 +249,9 @@ func (l *Loop) written(ctx context.Context, wanted []desired.Wanted, out nft.Out
 	for _, w := range wanted {
 		l.udp.put(w.Service, w.Frontends)
 		l.noLocal.put(w.Service, w.NoLocal)
-		if l.problems[w.Service] = w.Problems; len(w.Problems) == 0 {
+		if len(w.Problems) > 0 {
+			l.problems[w.Service] = w.Problems
+		} else {
 			delete(l.problems, w.Service)
 		}
 		if _, was := l.refused[w.Service]; was && !slices.ContainsFunc(out.Refused, func(r nft.Refusal) bool { return r.Owner == w.Service.String() }) {

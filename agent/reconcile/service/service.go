@@ -72,6 +72,8 @@ type Config struct {
 	// Facts are those of the node; ok is false while they are not known.
 	Facts func() (node snapshot.ServiceNode, ok bool)
 	Sinks []Sink
+	// Started, if not nil, is called once, when every Service is in force.
+	Started func()
 	// Problems are more faults found in Services, for the report.
 	Problems []func() []desired.Problem
 	Recorder Recorder
@@ -204,4 +206,10 @@ func (l *Loop) Admit(now time.Time) error {
 		return nil
 	}
 	return errNotSynced
+}
+
+func (c Config) started() {
+	if c.Started != nil {
+		c.Started()
+	}
 }
