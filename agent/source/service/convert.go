@@ -171,7 +171,7 @@ func sliceFrom(object any) (*slice, error) {
 	if o.AddressType == discoveryv1.AddressTypeFQDN || service == "" {
 		return nil, nil
 	}
-	s := &slice{EndpointSlice: snapshot.EndpointSlice{Namespace: shared(o.Namespace), Name: strings.Clone(o.Name), Service: shared(service)}}
+	s := &slice{EndpointSlice: snapshot.EndpointSlice{Namespace: shared(o.Namespace), Name: strings.Clone(o.Name), Service: strings.Clone(service)}}
 	if t, err := time.Parse(time.RFC3339Nano, o.Annotations[corev1.EndpointsLastChangeTriggerTime]); err == nil {
 		s.trigger = t
 	}

@@ -1,13 +1,14 @@
 package service
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
-	"google.golang.org/protobuf/encoding/protowire"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -20,8 +21,9 @@ import (
 type lister struct {
 	client  rest.Interface
 	kind    string
+	decoder runtime.Decoder // of all encodings
 	options func(*metav1.ListOptions)
-	// one decodes one object from protobuf and converts it, converted does so with one that came in another encoding.
+	// one decodes one object from protobuf, of which it keeps nothing, and converts it, converted does so with one that came in another encoding.
 	one       func(encoded []byte) (runtime.Object, error)
 	converted func(object runtime.Object) (runtime.Object, error)
 }
@@ -51,18 +53,13 @@ func (l *lister) list(ctx context.Context, o metav1.ListOptions) (runtime.Object
 		o.ResourceVersion = ""
 	}
 	o.Limit = 0
-	answer := l.client.Get().Resource(l.kind).VersionedParams(&o, metav1.ParameterCodec).Do(ctx)
-	raw, err := answer.Raw()
+	body, err := l.client.Get().Resource(l.kind).VersionedParams(&o, metav1.ParameterCodec).Stream(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", l.kind, err)
 	}
+	defer func() { _ = body.Close() }() // all of it has been read, or the rest is of no use
 	out := &list{}
-	if encoded, ok := bytes.CutPrefix(raw, protobufMagic); ok {
-		err = l.decode(encoded, out)
-	} else {
-		err = l.generic(answer, out)
-	}
-	if err == nil && out.ResourceVersion == "" {
+	if err = l.read(bufio.NewReaderSize(body, readAhead), out); err == nil && out.ResourceVersion == "" {
 		err = errNoVersion
 	}
 	if err != nil {
@@ -71,70 +68,84 @@ func (l *lister) list(ctx context.Context, o metav1.ListOptions) (runtime.Object
 	return out, nil
 }
 
+// readAhead is how many bytes are asked of the connection at once.
+const readAhead = 64 << 10
+
 // errNoVersion: every list has a version, and what has none is no list. It matters since all that a list lacks counts as deleted.
 var errNoVersion = errors.New("the answer has no resourceVersion")
 
 // protobufMagic is what Kubernetes puts before an object in protobuf.
 var protobufMagic = []byte("k8s\x00")
 
-// decode takes the envelope off, runtime.Unknown, and reads the list object by object.
-func (l *lister) decode(encoded []byte, out *list) error {
-	const rawField = 2
-	return fields(encoded, func(number protowire.Number, value []byte) error {
-		if number != rawField {
-			return nil
-		}
-		return fields(value, func(number protowire.Number, value []byte) error { return l.field(number, value, out) })
-	})
-}
-
-// field is one of a list: in every kind 1 is its metadata, 2 an item.
-func (l *lister) field(number protowire.Number, value []byte, out *list) error {
-	const metaField, itemField = 1, 2
-	if number == metaField {
-		return out.ListMeta.Unmarshal(value)
-	}
-	if number != itemField {
-		return nil
-	}
-	object, err := l.one(value)
-	if err != nil {
+func (l *lister) read(in *bufio.Reader, out *list) error {
+	begin, err := in.Peek(len(protobufMagic))
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	out.Items = append(out.Items, object)
-	return nil
+	if !bytes.Equal(begin, protobufMagic) {
+		return l.generic(in, out)
+	}
+	_, _ = in.Discard(len(protobufMagic)) // they have been seen
+	return l.decode(&fields{in: in, left: -1}, out)
 }
 
-// fields gives visit each field that has a length; Kubernetes' messages of lists have no others.
-func fields(b []byte, visit func(protowire.Number, []byte) error) error {
-	for len(b) > 0 {
-		number, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return protowire.ParseError(n)
+// decode takes the envelope off, runtime.Unknown, and reads the list object by object as they arrive.
+func (l *lister) decode(envelope *fields, out *list) error {
+	const rawField = 2
+	for {
+		number, size, err := envelope.next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case number != rawField:
+			err = envelope.skip(size)
+		default:
+			err = l.items(envelope.nested(size), out)
 		}
-		b = b[n:]
-		if kind != protowire.BytesType {
-			if n = protowire.ConsumeFieldValue(number, kind, b); n < 0 {
-				return protowire.ParseError(n)
-			}
-			b = b[n:]
-			continue
-		}
-		value, n := protowire.ConsumeBytes(b)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		if err := visit(number, value); err != nil {
+		if err != nil {
 			return err
 		}
-		b = b[n:]
 	}
-	return nil
+}
+
+// items reads a list: in every kind 1 is its metadata, 2 an item.
+func (l *lister) items(all *fields, out *list) error {
+	const metaField, itemField = 1, 2
+	for {
+		number, size, err := all.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		var value []byte
+		if err == nil {
+			value, err = all.value(size)
+		}
+		if err != nil {
+			return err
+		}
+		switch number {
+		case metaField:
+			err = out.ListMeta.Unmarshal(value)
+		case itemField:
+			var object runtime.Object
+			object, err = l.one(value)
+			out.Items = append(out.Items, object)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // generic reads an answer that is not protobuf, as from an API server behind a proxy that knows JSON only.
-func (l *lister) generic(answer rest.Result, out *list) error {
-	whole, err := answer.Get()
+func (l *lister) generic(in io.Reader, out *list) error {
+	text, err := io.ReadAll(in)
+	if err != nil {
+		return err
+	}
+	whole, err := runtime.Decode(l.decoder, text)
 	if err != nil {
 		return err
 	}
@@ -158,9 +169,9 @@ type message[T any] interface {
 }
 
 // listed makes a lister for a store.
-func listed[T any, P message[T], V any](client rest.Interface, options func(*metav1.ListOptions), t *store[V]) *lister {
+func listed[T any, P message[T], V any](client rest.Interface, decoder runtime.Decoder, options func(*metav1.ListOptions), t *store[V]) *lister {
 	return &lister{
-		client: client, kind: t.kind, options: options,
+		client: client, kind: t.kind, decoder: decoder, options: options,
 		one: func(encoded []byte) (runtime.Object, error) {
 			object := P(new(T))
 			if err := object.Unmarshal(encoded); err != nil {

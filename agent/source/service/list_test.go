@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bufio"
 	"bytes"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/rest"
@@ -34,7 +36,11 @@ func answering(t *testing.T, contentType string, body []byte) (*lister, func() u
 	}
 	labels := func(o *metav1.ListOptions) { o.LabelSelector = served }
 	s := newSource(Config{Node: "node1"})
-	return listed[discoveryv1.EndpointSlice](client, labels, &store[*slice]{source: s, kind: "endpointslices", convert: sliceFrom}), func() url.Values { return <-asked }
+	scheme, err := newScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listed[discoveryv1.EndpointSlice](client, serializer.NewCodecFactory(scheme).UniversalDeserializer(), labels, &store[*slice]{source: s, kind: "endpointslices", convert: sliceFrom}), func() url.Values { return <-asked }
 }
 
 func encodings(t *testing.T, o runtime.Object) map[string][]byte {
@@ -127,6 +133,6 @@ func FuzzFields(f *testing.F) {
 		l := &lister{one: func(b []byte) (runtime.Object, error) {
 			return &item[*slice]{}, (&discoveryv1.EndpointSlice{}).Unmarshal(b)
 		}}
-		_ = l.decode(b, &list{})
+		_ = l.read(bufio.NewReader(bytes.NewReader(append(slices.Clone(protobufMagic), b...))), &list{})
 	})
 }

@@ -119,8 +119,13 @@ func (s *Source) largest() (services, slices watch, err error) {
 	labels := func(o *metav1.ListOptions) { o.LabelSelector = served }
 	all := &store[*snapshot.Service]{source: s, kind: "services", convert: serviceFrom, put: s.putService, remove: s.removeService, replace: s.replaceServices}
 	endpoints := &store[*slice]{source: s, kind: "endpointslices", convert: sliceFrom, put: s.putSlice, remove: s.removeSlice, replace: s.replaceSlices}
-	return watch{all.kind, core, labels, &corev1.Service{}, all, listed[corev1.Service](core, labels, all)},
-		watch{endpoints.kind, discovery, labels, &discoveryv1.EndpointSlice{}, endpoints, listed[discoveryv1.EndpointSlice](discovery, labels, endpoints)}, nil
+	scheme, err := newScheme()
+	if err != nil {
+		return watch{}, watch{}, err
+	}
+	decoder := serializer.NewCodecFactory(scheme).UniversalDeserializer()
+	return watch{all.kind, core, labels, &corev1.Service{}, all, listed[corev1.Service](core, decoder, labels, all)},
+		watch{endpoints.kind, discovery, labels, &discoveryv1.EndpointSlice{}, endpoints, listed[discoveryv1.EndpointSlice](discovery, decoder, labels, endpoints)}, nil
 }
 
 func newSource(cfg Config) *Source {
@@ -130,8 +135,7 @@ func newSource(cfg Config) *Source {
 	}
 }
 
-// newClient speaks protobuf, which is half the work of JSON for the API server and for us.
-func newClient(cfg *rest.Config, gv schema.GroupVersion) (rest.Interface, error) {
+func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme} {
 		if err := add(scheme); err != nil {
@@ -139,6 +143,15 @@ func newClient(cfg *rest.Config, gv schema.GroupVersion) (rest.Interface, error)
 		}
 	}
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	return scheme, nil
+}
+
+// newClient speaks protobuf, which is half the work of JSON for the API server and for us.
+func newClient(cfg *rest.Config, gv schema.GroupVersion) (rest.Interface, error) {
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
+	}
 	own := rest.CopyConfig(cfg)
 	own.GroupVersion, own.APIPath = &gv, "/apis"
 	if gv.Group == "" {
