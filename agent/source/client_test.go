@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -177,6 +178,29 @@ func TestApart(t *testing.T) {
 	ask(t, core)
 	if n := a.connections.Load(); n != 3 {
 		t.Errorf("%d connections after two were closed", n)
+	}
+}
+
+// TestSilentConnection : one on which nothing comes ends, although the kernel of who it is with is well; one on which something does,
+// does not.
+func TestSilentConnection(t *testing.T) {
+	const limit = 200 * time.Millisecond
+	near, far := net.Pipe()
+	defer far.Close()
+	h := &heard{Conn: near, silentFor: limit}
+	began := time.Now()
+	for range 4 {
+		go func() {
+			time.Sleep(limit / 2)
+			_, _ = far.Write([]byte("bookmark"))
+		}()
+		if _, err := h.Read(make([]byte, 8)); err != nil {
+			t.Fatalf("after %v: %v", time.Since(began), err)
+		}
+	}
+	var timeout net.Error
+	if _, err := h.Read(make([]byte, 8)); !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Errorf("a silent connection ends with %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,11 +29,20 @@ type Connections struct {
 // Connect prepares the connections, of which none is made yet.
 func Connect(cfg *rest.Config) (*Connections, error) {
 	dialer := connrotation.NewDialer(dialer().DialContext)
-	shared, err1 := over(dialer, cfg)
-	apart, err2 := over(dialer, cfg, "http/1.1")
-	switch err := errors.Join(err1, err2); {
+	shared, err := over(dialer.DialContext, cfg)
+	var apart *rest.Config
+	if err == nil {
+		apart, err = over(func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := dialer.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return &heard{Conn: c, silentFor: silentFor}, nil
+		}, cfg, "http/1.1")
+	}
+	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("connect to the API server: no ServiceAccount is mounted (outside of a Pod give --kubeconfig): %w", err1)
+		return nil, fmt.Errorf("connect to the API server: no ServiceAccount is mounted (outside of a Pod give --kubeconfig): %w", err)
 	case err != nil:
 		return nil, fmt.Errorf("connect to the API server: %w", err)
 	}
@@ -44,9 +54,9 @@ func Connect(cfg *rest.Config) (*Connections, error) {
 func (c *Connections) Renew() { c.dialer.CloseAll() }
 
 // over makes the configuration of clients that share a transport, which speaks one of the protocols, or the best.
-func over(dialer *connrotation.Dialer, cfg *rest.Config, protocols ...string) (*rest.Config, error) {
+func over(dial connrotation.DialFunc, cfg *rest.Config, protocols ...string) (*rest.Config, error) {
 	own := rest.CopyConfig(cfg)
-	own.Dial = dialer.DialContext
+	own.Dial = dial
 	own.NextProtos = protocols
 	transport, err := rest.TransportFor(own)
 	if err != nil {
@@ -57,8 +67,11 @@ func over(dialer *connrotation.Dialer, cfg *rest.Config, protocols ...string) (*
 }
 
 // deadAfter is how long a connection may be silent although it was asked: as long as client-go gives one of HTTP/2 (a
-// ping after 30 s, 15 s for its answer). HTTP/1.1 has no pings, the kernel asks for it.
+// ping after 30 s, 15 s for its answer). HTTP/1.1 has no pings: the kernel asks the other end of the connection, which
+// may be a proxy's, and goes on answering when the API server behind it does not. silentFor is for that: a watch hears of the
+// API server every minute (its bookmarks).
 const (
+	silentFor  = 100 * time.Second
 	deadAfter  = 45 * time.Second
 	askAfter   = 30 * time.Second
 	askEvery   = 5 * time.Second
@@ -78,4 +91,23 @@ func dialer() *net.Dialer {
 			return errors.Join(fault, err)
 		},
 	}
+}
+
+// heard is a connection that ends when nothing has come for silentFor.
+type heard struct {
+	net.Conn
+	silentFor time.Duration
+	// until is the deadline that is set; only the connection's one reader uses it.
+	until time.Time
+}
+
+func (h *heard) Read(b []byte) (int, error) {
+	// Not with each read: it costs a timer.
+	if want := time.Now().Add(h.silentFor); want.Sub(h.until) > h.silentFor/10 {
+		if err := h.SetReadDeadline(want); err != nil {
+			return 0, err
+		}
+		h.until = want
+	}
+	return h.Conn.Read(b)
 }

@@ -10,8 +10,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// fields takes a message of protobuf apart as it arrives, so that a list of tens of MiB is never in memory as a whole.
-// Kubernetes' messages of lists have no fields but those with a length.
+// fields takes a message of protobuf apart as it arrives, so that a list of tens of MiB is never in memory as a whole. Fields
+// without a length, of which Kubernetes' messages of lists have none so far, are passed over.
 type fields struct {
 	in *bufio.Reader
 	// left is how many bytes of the message are still to come; negative where its end is that of the input.
@@ -29,28 +29,63 @@ var errLength = errors.New("a field is longer than its message")
 // next reads the head of a field: its number and how many bytes follow, which skip, value or nested take. io.EOF is the
 // end of the message.
 func (f *fields) next() (protowire.Number, int64, error) {
-	if f.left == 0 {
-		return 0, 0, io.EOF
+	for {
+		if f.left == 0 {
+			return 0, 0, io.EOF
+		}
+		tag, err := f.varint()
+		if err != nil {
+			return 0, 0, err
+		}
+		number, kind := protowire.DecodeTag(tag)
+		switch {
+		case number < protowire.MinValidNumber:
+			return 0, 0, fmt.Errorf("a field of number %d", number)
+		case kind == protowire.BytesType:
+			size, err := f.length()
+			return number, size, err
+		}
+		if err := f.pass(kind); err != nil {
+			return 0, 0, err
+		}
 	}
-	tag, err := f.varint()
-	if err != nil {
-		return 0, 0, err
+}
+
+// pass reads a field without a length.
+func (f *fields) pass(kind protowire.Type) error {
+	size := int64(0)
+	switch kind {
+	case protowire.VarintType:
+		_, err := f.varint()
+		return cut(err)
+	case protowire.Fixed32Type:
+		size = 4
+	case protowire.Fixed64Type:
+		size = 8
+	default:
+		return fmt.Errorf("a field of type %d", kind)
 	}
-	number, kind := protowire.DecodeTag(tag)
-	if number < protowire.MinValidNumber || kind != protowire.BytesType {
-		return 0, 0, fmt.Errorf("a field of number %d and type %d", number, kind)
+	if f.left >= 0 && f.left < size {
+		return errLength
 	}
+	if f.left >= 0 {
+		f.left -= size
+	}
+	return f.skip(size)
+}
+
+func (f *fields) length() (int64, error) {
 	size, err := f.varint()
 	if err != nil {
-		return 0, 0, cut(err)
+		return 0, cut(err)
 	}
 	if f.left >= 0 && size > uint64(f.left) || size > 1<<62 {
-		return 0, 0, errLength
+		return 0, errLength
 	}
 	if f.left >= 0 {
 		f.left -= int64(size)
 	}
-	return number, int64(size), nil
+	return int64(size), nil
 }
 
 // varint reads a number. io.EOF is the end of the input where that may be the end of the message.

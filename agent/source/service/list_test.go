@@ -3,6 +3,8 @@ package service
 import (
 	"bufio"
 	"bytes"
+	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -123,6 +125,22 @@ func TestListOfGarbage(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "endpointslices") {
 			t.Errorf("%q: %v, %v", body, got, err)
 		}
+	}
+}
+
+// TestFieldsOfOtherTypes: what a later version of Kubernetes may add to a list does not keep it from being read.
+func TestFieldsOfOtherTypes(t *testing.T) {
+	inner := append([]byte("\x18\x05\x25\x01\x02\x03\x04\x29\x01\x02\x03\x04\x05\x06\x07\x08"), "\x12\x02ok"...)
+	f := &fields{in: bufio.NewReader(bytes.NewReader(inner)), left: int64(len(inner))}
+	number, size, err := f.next()
+	if err != nil || number != 2 || size != 2 {
+		t.Fatalf("field %d of %d bytes, %v", number, size, err)
+	}
+	if value, err := f.value(size); err != nil || string(value) != "ok" {
+		t.Errorf("it is %q, %v", value, err)
+	}
+	if _, _, err := f.next(); !errors.Is(err, io.EOF) {
+		t.Errorf("the message ends with %v", err)
 	}
 }
 

@@ -334,6 +334,24 @@ func TestEchoesTranslated(t *testing.T) {
 	}
 }
 
+// TestEchoesRewritten: what somebody's rule gives another address, past connection tracking, is not noted under it.
+func TestEchoesRewritten(t *testing.T) {
+	l, _ := echoLab(t, 2)
+	l.run(l.node, `nft add table inet t; nft 'add chain inet t c { type filter hook prerouting priority mangle; }'`)
+	for i, service := range []netip.Addr{netip.MustParseAddr("10.96.0.9"), netip.MustParseAddr("fd00:96::9")} {
+		family := []string{"ip", "ip6"}[i]
+		to := l.pods[1].Addresses[i]
+		l.run(l.node, fmt.Sprintf("nft add rule inet t c %s daddr %s counter %s daddr set %s", family, service, family, to))
+		l.pinger(0, l.pods[0].Addresses[i], service, identifier).send(0)
+		genuine := l.between(i, identifier+1)
+		genuine.first(families[i])
+		genuine.take(families[i])
+		if n := l.notes(); n != 2*(i+1) {
+			t.Errorf("%s: there are %d notes, want those of the echoes that nobody rewrote", families[i], n)
+		}
+	}
+}
+
 // TestEchoesInAZone: entries of zones cannot be told apart by what a note has.
 func TestEchoesInAZone(t *testing.T) {
 	l, _ := echoLab(t, 2)

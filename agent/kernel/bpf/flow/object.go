@@ -29,7 +29,12 @@ const (
 	echoProgramName = "weft_echo"
 	tablePods       = "pods"
 	tableOutcomes   = "outcomes"
+	tableEchoes     = "echoes"
 )
+
+// notesEach is how many notes each processor has room for: an LRU table keeps 128 free elements for each of them, and makes room
+// from what is in use when they are all there is.
+const notesEach, minNotes = 256, 4096
 
 // maxAddresses of a node; it costs 16 bytes each. Pods beyond it stay on the ordinary way.
 const maxAddresses = 16384
@@ -80,6 +85,11 @@ func loadOf(names ...string) (*objects, error) {
 		return nil, fmt.Errorf("read the compiled program: %w", err)
 	}
 	s.Maps[tablePods].MaxEntries = maxAddresses
+	processors, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count the processors: %w", err)
+	}
+	s.Maps[tableEchoes].MaxEntries = uint32(max(minNotes, notesEach*processors))
 	maps.DeleteFunc(s.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(names, name) })
 	c, err := ebpf.NewCollection(s)
 	if err != nil {

@@ -51,7 +51,8 @@ enum {
 #define NEEDED (SEEN_REPLY | CONFIRMED)
 #define REFUSED (SRC_NAT | DST_NAT | SEQ_ADJUST | DYING | NAT_CLASH | HELPER | OFFLOAD | HW_OFFLOAD)
 #define TCP_ESTABLISHED 3
-#define CT_INFO 7UL // what else is in the packet's pointer to its entry
+#define CT_INFO 7UL   // what else is in the packet's pointer to its entry: of which side it is
+#define CT_IS_REPLY 3 // and above: the other one's
 
 // Echoes of ICMP (RFC 792) and of ICMPv6 (RFC 4443), whose headers are alike.
 enum { ECHO_REPLY = 0, ECHO_REQUEST = 8, ECHO6_REQUEST = 128, ECHO6_REPLY = 129 };
@@ -72,8 +73,24 @@ union nf_conntrack_proto {
 struct nf_conntrack_zone {
 	__u16 id;
 };
+union nf_inet_addr {
+	__be32 all[4];
+};
+struct nf_conntrack_man {
+	union nf_inet_addr u3;
+};
+struct nf_conntrack_tuple {
+	struct nf_conntrack_man src;
+	struct {
+		union nf_inet_addr u3;
+	} dst;
+};
+struct nf_conntrack_tuple_hash {
+	struct nf_conntrack_tuple tuple;
+};
 struct nf_conn {
 	struct nf_conntrack_zone zone; // only in kernels with zones
+	struct nf_conntrack_tuple_hash tuplehash[2];
 	__u32 timeout; // jiffies at which it ends
 	unsigned long status;
 	__u32 mark;
@@ -385,13 +402,34 @@ static __always_inline int is_icmp(const struct __sk_buff *skb)
 	return skb->protocol == bpf_htons(ETH_P_IPV6) && (void *)(ip6 + 1) <= end && ip6->nexthdr == IPPROTO_ICMPV6;
 }
 
+static __always_inline int is(const struct address *a, const union nf_inet_addr *entry, __be16 protocol)
+{
+	if (protocol == bpf_htons(ETH_P_IP))
+		return a->ip[3] == entry->all[0];
+	return a->ip[0] == entry->all[0] && a->ip[1] == entry->all[1] && a->ip[2] == entry->all[2] && a->ip[3] == entry->all[3];
+}
+
+// between says that the entry is of this packet as it is, whoever may have rewritten it without connection tracking.
+static __always_inline int between(const struct nf_conn *ct, int reply, const struct packet *p, __be16 protocol)
+{
+	union nf_inet_addr from, to;
+	if (reply) {
+		BPF_CORE_READ_INTO(&from, ct, tuplehash[1].tuple.src.u3);
+		BPF_CORE_READ_INTO(&to, ct, tuplehash[1].tuple.dst.u3);
+	} else {
+		BPF_CORE_READ_INTO(&from, ct, tuplehash[0].tuple.src.u3);
+		BPF_CORE_READ_INTO(&to, ct, tuplehash[0].tuple.dst.u3);
+	}
+	return is(&p->from, &from, protocol) && is(&p->to, &to, protocol);
+}
+
 // lasting says that connection tracking has the packet in an entry that nobody has translated or marked, and that outlives
 // a note by as much again, for the answer. A note only ever is of what an entry can be cut for.
-static __always_inline int lasting(struct __sk_buff *skb)
+static __always_inline int lasting(struct __sk_buff *skb, const struct packet *p)
 {
 	struct sk_buff *kernel = bpf_cast_to_kern_ctx(skb);
 	struct nf_conn *ct = (void *)(kernel->_nfct & ~CT_INFO);
-	if (!ct)
+	if (!ct || !between(ct, (kernel->_nfct & CT_INFO) >= CT_IS_REPLY, p, skb->protocol))
 		return 0;
 	if ((BPF_CORE_READ(ct, status) & (CONFIRMED | REFUSED)) != CONFIRMED || BPF_CORE_READ(ct, mark))
 		return 0;
@@ -415,7 +453,7 @@ int weft_echo(struct __sk_buff *skb)
 		return ORDINARY_WAY;
 	__u32 source, link;
 	if (!find(&p.to, &link, &(__u32){0}) || link != skb->ifindex || !find(&p.from, &source, &(__u32){0}) ||
-	    source != skb->ingress_ifindex || source == link || !lasting(skb))
+	    source != skb->ingress_ifindex || source == link || !lasting(skb, &p))
 		return ORDINARY_WAY;
 	struct note n = {.echo = echo_of(&p), .generation = present, .until = bpf_jiffies64() + valid_echo};
 	bpf_map_update_elem(&echoes, &n.echo, &n, BPF_ANY);
