@@ -31,13 +31,18 @@ const (
 	startTime = time.Minute
 )
 
-// whileStarting has the runtime collect garbage less often until it is told that the start is over. Whoever sets GOGC knows better.
-func whileStarting(getenv func(string) string) (over func()) {
-	if getenv("GOGC") != "" {
-		return func() {}
+// whileStarting has the runtime collect garbage less often until it is told that the start is over, which it then tells, too.
+// Whoever sets GOGC knows better.
+func whileStarting(getenv func(string) string, tell func()) (over func()) {
+	end := func() {}
+	if getenv("GOGC") == "" {
+		before := debug.SetGCPercent(startGarbage)
+		end = func() { debug.SetGCPercent(before) }
 	}
-	before := debug.SetGCPercent(startGarbage)
-	over = sync.OnceFunc(func() { debug.SetGCPercent(before) })
+	over = sync.OnceFunc(func() {
+		end()
+		tell()
+	})
 	time.AfterFunc(startTime, over)
 	return over
 }

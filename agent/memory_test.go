@@ -15,16 +15,20 @@ func TestWhileStarting(t *testing.T) {
 		return now
 	}
 	before := percent()
-	over := whileStarting(func(string) string { return "" })
+	told := 0
+	over := whileStarting(func(string) string { return "" }, func() { told++ })
 	if got := percent(); got != startGarbage {
 		t.Errorf("%d %% while starting", got)
 	}
 	over()
 	over()
+	if told != 1 {
+		t.Errorf("told %d times that the start is over", told)
+	}
 	if got := percent(); got != before {
 		t.Errorf("%d %% after the start, want %d", got, before)
 	}
-	whileStarting(func(string) string { return "50" })
+	whileStarting(func(string) string { return "50" }, func() {})
 	if got := percent(); got != before {
 		t.Errorf("%d %% with GOGC set, want %d", got, before)
 	}

@@ -52,8 +52,9 @@ type agent struct {
 	// policy is nil where the policy engine is off.
 	policy *policies
 	// running ends when the agent stops.
-	running context.Context
-	// started says that what takes much memory once is over.
+	running    context.Context
+	processors *processors
+	// started says that what takes much memory and work once is over.
 	started func()
 }
 
@@ -105,7 +106,8 @@ func plain(f func(context.Context)) func(context.Context) error {
 }
 
 func build(running context.Context, o options, log *slog.Logger) (*agent, error) {
-	a := &agent{o: o, log: log, running: running, started: whileStarting(os.Getenv)}
+	a := &agent{o: o, log: log, running: running, processors: newProcessors(os.Getenv)}
+	a.started = whileStarting(os.Getenv, a.processors.work())
 	keys, err := a.keys()
 	if err != nil {
 		return nil, err
@@ -199,6 +201,7 @@ func (a *agent) buildCNI() error {
 	a.cni, err = cniserver.New(cniserver.Config{
 		NodeName: a.o.node, Socket: filepath.Join(a.o.runDir, "cni.sock"), StateDir: filepath.Join(a.o.stateDir, "ipam"),
 		Pods: wiring, Rules: rules{a}, Flows: flows, Ready: a.podReady, Logger: a.log,
+		Working: a.processors.work,
 	})
 	return err
 }

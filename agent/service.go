@@ -74,8 +74,12 @@ func (a *agent) buildProxy(api *source.Connections, metrics *status.Metrics) err
 	proxyMetrics := status.NewServiceMetrics(metrics)
 	p.health, p.ports = healthcheck.NewServices(checks), service.NewNodePorts(p.listeners.List, log)
 	p.node = healthcheck.Node{Config: checks, Port: healthcheck.NodePort, Answered: proxyMetrics.Answered}
+	quietly := func(much func() error) error {
+		defer a.processors.work()()
+		return table.Quietly(much)
+	}
 	p.loop = service.New(service.Config{
-		Source: p.source, Table: table, Watch: table.Subscribe, Quietly: table.Quietly, Sizes: table.Sizes, Flows: p.flows, Facts: a.serviceNode,
+		Source: p.source, Table: table, Watch: table.Subscribe, Quietly: quietly, Sizes: table.Sizes, Flows: p.flows, Facts: a.serviceNode,
 		Sinks:    []service.Sink{a.sockets, p.health, p.ports},
 		Problems: []func() []desired.Problem{p.health.Problems, p.ports.Problems},
 		Recorder: proxyMetrics, Log: log, Started: func() {

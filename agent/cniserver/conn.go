@@ -21,6 +21,9 @@ import (
 func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	defer func() { _ = conn.Close() }()
 	begin := time.Now()
+	if s.cfg.Working != nil {
+		defer s.cfg.Working()()
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestLimit)
 	defer cancel()
 	r, err := receive(conn)

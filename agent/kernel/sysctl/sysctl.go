@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -97,7 +98,7 @@ func (k *Kernel) Observe(ctx context.Context, paths []string) (Observed, error) 
 	}
 	var faults []error
 	for _, p := range paths {
-		b, err := os.ReadFile(filepath.Join(k.root, p))
+		b, err := read(filepath.Join(k.root, p))
 		switch {
 		case err == nil:
 			o.Settings = append(o.Settings, state.Sysctl{Path: p, Value: normal(string(b))})
@@ -111,6 +112,35 @@ func (k *Kernel) Observe(ctx context.Context, paths []string) (Observed, error) 
 	}
 	o.Settings = state.SortSysctls(o.Settings)
 	return o, errors.Join(faults...)
+}
+
+// read is os.ReadFile past the runtime's poller: one can wait for files of settings, and to open one would wake the thread
+// that waits for news, every second for each of dozens.
+func read(path string) ([]byte, error) {
+	fd, err := retried(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }() // it was only read
+	text := make([]byte, 0, 64)
+	for {
+		text = slices.Grow(text, 64)
+		n, err := retried(func() (int, error) { return unix.Read(fd, text[len(text):cap(text)]) })
+		if err != nil || n == 0 {
+			return text, err
+		}
+		text = text[:len(text)+n]
+	}
+}
+
+// retried repeats what a signal has interrupted.
+func retried(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
 }
 
 func (k *Kernel) lacksIPv6(path string) bool {
