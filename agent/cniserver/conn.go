@@ -21,14 +21,14 @@ import (
 func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	defer func() { _ = conn.Close() }()
 	begin := time.Now()
-	if s.cfg.Working != nil {
-		defer s.cfg.Working()()
-	}
 	ctx, cancel := context.WithTimeout(ctx, requestLimit)
 	defer cancel()
 	r, err := receive(conn)
 	if r.netns >= 0 {
 		defer func() { _ = unix.Close(r.netns) }()
+	}
+	if s.cfg.Working != nil && (r.Command == "ADD" || r.Command == "DEL") {
+		defer s.cfg.Working()() // runtimes ask for STATUS all the time
 	}
 	var out []byte
 	if err == nil {

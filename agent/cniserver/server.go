@@ -64,7 +64,7 @@ type Config struct {
 	// Ready tells why no Pod can be added now; nil when the mesh and its rules are in force.
 	Ready  func() error
 	Logger *slog.Logger
-	// Working, when set, is called with each request, and what it returns at the request's end.
+	// Working, when set, is called with each ADD and DEL, and what it returns at the request's end.
 	Working func() (done func())
 	// Cooldown is how long a released address rests; zero means DefaultCooldown.
 	Cooldown time.Duration
