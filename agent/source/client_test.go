@@ -191,7 +191,7 @@ func TestSilentConnection(t *testing.T) {
 	began := time.Now()
 	for range 4 {
 		go func() {
-			time.Sleep(limit / 2)
+			<-time.After(limit / 2)
 			_, _ = far.Write([]byte("bookmark"))
 		}()
 		if _, err := h.Read(make([]byte, 8)); err != nil {

@@ -125,10 +125,10 @@ func (l *lister) items(all *fields, out *list) error {
 		if err != nil {
 			return err
 		}
-		switch number {
-		case metaField:
+		switch {
+		case number == metaField:
 			err = out.ListMeta.Unmarshal(value)
-		case itemField:
+		case number == itemField:
 			var object runtime.Object
 			object, err = l.one(value)
 			out.Items = append(out.Items, object)
