@@ -18,6 +18,8 @@ func TestProcessors(t *testing.T) {
 		expect := func(what string, want ...int) {
 			t.Helper()
 			synctest.Wait()
+			p.mu.Lock() // set is called with it
+			defer p.mu.Unlock()
 			if !slices.Equal(set, want) {
 				t.Errorf("%s: set %v, want %v", what, set, want)
 			}

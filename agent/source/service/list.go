@@ -125,10 +125,10 @@ func (l *lister) items(all *fields, out *list) error {
 		if err != nil {
 			return err
 		}
-		switch {
-		case number == metaField:
+		if number == metaField {
 			err = out.ListMeta.Unmarshal(value)
-		case number == itemField:
+		}
+		if number == itemField {
 			var object runtime.Object
 			object, err = l.one(value)
 			out.Items = append(out.Items, object)
