@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -229,9 +231,21 @@ func TestObserveBesideNewLinks(t *testing.T) {
 	}
 	defer h.Close()
 	done := make(chan error, 1)
+	var looked atomic.Int64
+	// Every other link stays until somebody has looked: on a busy machine the routes of one that goes at once are there between
+	// two looks, and all looks would see nothing.
+	stay := func() {
+		for begin := looked.Load(); looked.Load() < begin+2 && t.Context().Err() == nil; {
+			runtime.Gosched()
+		}
+	}
 	go func() {
 		for i := range 100 {
-			if err := comeAndGo(h, fmt.Sprintf("weftp%d", i)); err != nil {
+			meanwhile := func() {}
+			if i%2 == 0 {
+				meanwhile = stay
+			}
+			if err := comeAndGo(h, fmt.Sprintf("weftp%d", i), meanwhile); err != nil {
 				done <- err
 				return
 			}
@@ -239,6 +253,7 @@ func TestObserveBesideNewLinks(t *testing.T) {
 		done <- nil
 	}()
 	for looks, seen := 0, 0; ; looks++ {
+		looked.Add(1)
 		have, err := n.Observe(t.Context())
 		if err != nil && !errors.Is(err, wire.ErrInterrupted) && !errors.Is(err, unix.EINTR) {
 			t.Fatal(err)
@@ -260,13 +275,14 @@ func TestObserveBesideNewLinks(t *testing.T) {
 	}
 }
 
-// comeAndGo makes a link with a route of each family over it, and deletes it.
-func comeAndGo(h *netlink.Handle, name string) error {
+// comeAndGo makes a link with a route of each family over it, and deletes it after what is done meanwhile.
+func comeAndGo(h *netlink.Handle, name string, meanwhile func()) error {
 	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "far"}
 	errs := []error{h.LinkAdd(link), h.LinkSetUp(link)}
 	for _, dst := range []string{"10.244.1.5/32", "fd00:10:244:1::5/128"} {
 		_, to, err := net.ParseCIDR(dst)
 		errs = append(errs, err, h.RouteAdd(&netlink.Route{LinkIndex: link.Index, Dst: to, Protocol: state.RouteProtocol, Scope: netlink.SCOPE_LINK}))
 	}
+	meanwhile()
 	return errors.Join(append(errs, h.LinkDel(link))...)
 }
