@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -184,24 +185,26 @@ func TestApart(t *testing.T) {
 // TestSilentConnection : one on which nothing comes ends, although the kernel of who it is with is well; one on which something does,
 // does not.
 func TestSilentConnection(t *testing.T) {
-	const limit = 200 * time.Millisecond
-	near, far := net.Pipe()
-	defer far.Close()
-	h := &heard{Conn: near, silentFor: limit}
-	began := time.Now()
-	for range 4 {
-		go func() {
-			<-time.After(limit / 2)
-			_, _ = far.Write([]byte("bookmark"))
-		}()
-		if _, err := h.Read(make([]byte, 8)); err != nil {
-			t.Fatalf("after %v: %v", time.Since(began), err)
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		h := &heard{Conn: near, silentFor: silentFor}
+		began := time.Now()
+		for range 4 {
+			go func() {
+				<-time.After(time.Minute) // as bookmarks come
+				_, _ = far.Write([]byte("bookmark"))
+			}()
+			if _, err := h.Read(make([]byte, 8)); err != nil {
+				t.Fatalf("after %v: %v", time.Since(began), err)
+			}
 		}
-	}
-	var timeout net.Error
-	if _, err := h.Read(make([]byte, 8)); !errors.As(err, &timeout) || !timeout.Timeout() {
-		t.Errorf("a silent connection ends with %v", err)
-	}
+		began = time.Now()
+		var timeout net.Error
+		if _, err := h.Read(make([]byte, 8)); !errors.As(err, &timeout) || !timeout.Timeout() || time.Since(began) > silentFor {
+			t.Errorf("a silent connection ends with %v after %v", err, time.Since(began))
+		}
+	})
 }
 
 // TestDeadConnection : the kernel is told to end a connection whose other side is silent.

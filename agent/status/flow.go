@@ -17,7 +17,7 @@ func fastPath(r flow.Report) metav1.Condition {
 	case r.Possible.Answer != link.Yes:
 		return condition(kind, false, reasonNotSupported, "%s; every packet between Pods of this node passes routing and the rules", r.Possible)
 	case r.NoEchoes:
-		return condition(kind, true, reasonInForce, "packets of established connections between Pods of this node take the fast path; echoes of ICMP do not, for which Linux 6.2 is needed")
+		return condition(kind, true, reasonInForce, "packets of established connections between Pods of this node take the fast path; echoes of ICMP do not, for which Linux 6.2 is needed: the agent's log has what this kernel answered")
 	default:
 		return condition(kind, true, reasonInForce, "packets of established connections between Pods of this node take the fast path")
 	}

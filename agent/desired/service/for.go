@@ -165,14 +165,16 @@ func (b *builder) append(f state.Frontend) {
 		b.frontends = make([]state.Frontend, 0, len(b.svc.Ports)*len(b.svc.ClusterIPs))
 	}
 	b.frontends = append(b.frontends, f)
-	if b.at == nil && len(b.frontends) > few {
+	if len(b.frontends) <= few {
+		return
+	}
+	if b.at == nil {
 		b.at = make(map[state.FrontendKey]int, 2*len(b.frontends))
 		for i, f := range b.frontends {
 			b.at[f.FrontendKey] = i
 		}
-	} else if b.at != nil {
-		b.at[f.FrontendKey] = len(b.frontends) - 1
 	}
+	b.at[f.FrontendKey] = len(b.frontends) - 1
 }
 
 // strangers reports external addresses of a family that the Service does not have.

@@ -39,6 +39,31 @@ func twoPorts(o *object) {
 	}
 }
 
+// TestManyFrontends: also where there are so many that they are not looked through one by one, an address that is listed twice is one
+// frontend, the load balancer's, and a ClusterIP's stays that.
+func TestManyFrontends(t *testing.T) {
+	const many = 40
+	w := web(func(o *object) {
+		for i := range many {
+			o.ExternalIPs = append(o.ExternalIPs, addr(fmt.Sprintf("192.0.2.%d", i)))
+		}
+		o.LoadBalancerIPs = append(addrs("10.96.0.10"), o.ExternalIPs...)
+	}).wanted()
+	kinds := map[state.FrontendKind]int{}
+	for i, f := range w.Frontends {
+		kinds[f.Kind]++
+		if i > 0 && w.Frontends[i-1].Compare(f.FrontendKey) >= 0 {
+			t.Errorf("%s comes before %s", w.Frontends[i-1].FrontendKey, f.FrontendKey)
+		}
+	}
+	if kinds[state.FrontendClusterIP] != 2 || kinds[state.FrontendLoadBalancer] != many || len(w.Frontends) != many+2 {
+		t.Errorf("frontends by kind: %v", kinds)
+	}
+	if len(w.Problems) != 1 || !strings.Contains(w.Problems[0].Text, "10.96.0.10:80/tcp is listed twice") {
+		t.Errorf("problems: %v", w.Problems)
+	}
+}
+
 // TestProblems: what cannot be done is told, and the rest is done.
 func TestProblems(t *testing.T) {
 	for want, change := range map[string]func(*object){
