@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,11 @@ func (m message) String() string {
 		return m.which()
 	}
 	return m.what
+}
+
+// large tells whether the kernel may have much to do for a step, however short it is: a chain or a set goes with all that is in it.
+func (m message) large() bool {
+	return m.typ != unix.NFT_MSG_NEWSETELEM && m.typ != unix.NFT_MSG_DELSETELEM
 }
 
 // conn is a netlink socket to nf_tables.
@@ -71,7 +77,11 @@ func (c *conn) batch(msgs []message) error {
 	last := uint32(len(msgs))
 	var begin uint32
 	var errs []error
-	err := c.Exchange(last+frame, func(first uint32) []byte {
+	exchange := c.Exchange
+	if !slices.ContainsFunc(msgs, message.large) {
+		exchange = c.ExchangePromptly
+	}
+	err := exchange(last+frame, func(first uint32) []byte {
 		begin = first
 		return encodeBatch(msgs, first)
 	}, func(r syscall.NetlinkMessage) bool {

@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weftnet/agent/kernel/prompt"
 )
 
 // Conn is a netlink socket for requests. It belongs to the network namespace of the thread that
@@ -21,6 +24,8 @@ type Conn struct {
 	port uint32
 	seq  uint32
 	buf  []byte
+
+	eager eager
 }
 
 const (
@@ -105,9 +110,21 @@ func Frame(b []byte, typ, flags uint16, seq uint32, payload []byte) []byte {
 func (c *Conn) Exchange(count uint32, build func(first uint32) []byte, done func(syscall.NetlinkMessage) bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.exchange(count, build, done, c.send)
+}
+
+// ExchangePromptly is Exchange for a request that keeps the kernel busy for as long as it is long and no longer: a short one is sent
+// as what does not block (package prompt).
+func (c *Conn) ExchangePromptly(count uint32, build func(first uint32) []byte, done func(syscall.NetlinkMessage) bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.exchange(count, build, done, c.sendPromptly)
+}
+
+func (c *Conn) exchange(count uint32, build func(first uint32) []byte, done func(syscall.NetlinkMessage) bool, send func([]byte) error) error {
 	first := c.seq + 1
 	c.seq += count
-	if err := unix.Sendto(c.fd, build(first), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := send(build(first)); err != nil {
 		return fmt.Errorf("send netlink request: %w", err)
 	}
 	for {
@@ -121,6 +138,21 @@ func (c *Conn) Exchange(count uint32, build func(first uint32) []byte, done func
 			}
 		}
 	}
+}
+
+func (c *Conn) send(request []byte) error {
+	return unix.Sendto(c.fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+}
+
+func (c *Conn) sendPromptly(request []byte) error {
+	began := time.Now()
+	if !c.eager.may(len(request), began) {
+		return c.send(request)
+	}
+	err := prompt.Send(uintptr(c.fd), request)
+	now := time.Now()
+	c.eager.took(now.Sub(began), now)
+	return err
 }
 
 // ErrInterrupted says that what was listed changed meanwhile, so that the list may be wrong.
@@ -179,7 +211,7 @@ func (c *Conn) Each(typ uint16, payload []byte, each func([]byte)) error {
 	defer c.mu.Unlock()
 	c.seq++
 	request := Frame(nil, typ, unix.NLM_F_DUMP, c.seq, payload)
-	if err := unix.Sendto(c.fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := c.send(request); err != nil {
 		return fmt.Errorf("send netlink request: %w", err)
 	}
 	var result error
@@ -218,6 +250,13 @@ func (c *Conn) receive() ([]syscall.NetlinkMessage, error) {
 
 // read reads one datagram, which is valid until the next.
 func (c *Conn) read() ([]byte, error) {
+	// The kernel has answered most requests when they have been sent.
+	switch n, err := prompt.Receive(uintptr(c.fd), c.buf); {
+	case err == nil:
+		return c.buf[:n], nil
+	case !errors.Is(err, unix.EAGAIN):
+		return nil, err
+	}
 	for {
 		n, _, err := unix.Recvfrom(c.fd, c.buf, 0)
 		switch {
