@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"syscall"
-	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/connrotation"
 )
@@ -28,7 +25,7 @@ type Connections struct {
 
 // Connect prepares the connections, of which none is made yet.
 func Connect(cfg *rest.Config) (*Connections, error) {
-	dialer := connrotation.NewDialer(dialer().DialContext)
+	dialer := connrotation.NewDialer(dialPlain)
 	shared, err := over(dialer.DialContext, cfg)
 	var apart *rest.Config
 	if err == nil {
@@ -64,50 +61,4 @@ func over(dial connrotation.DialFunc, cfg *rest.Config, protocols ...string) (*r
 	}
 	// Trust and credentials are the transport's, which every client shares.
 	return &rest.Config{Host: own.Host, APIPath: own.APIPath, Transport: transport, UserAgent: own.UserAgent, QPS: own.QPS, Burst: own.Burst}, nil
-}
-
-// deadAfter is how long a connection may be silent although it was asked: as long as client-go gives one of HTTP/2 (a
-// ping after 30 s, 15 s for its answer). HTTP/1.1 has no pings: the kernel asks the other end of the connection, which
-// may be a proxy's, and goes on answering when the API server behind it does not. silentFor is for that: a watch hears of the
-// API server every minute (its bookmarks).
-const (
-	silentFor  = 100 * time.Second
-	deadAfter  = 45 * time.Second
-	askAfter   = 30 * time.Second
-	askEvery   = 5 * time.Second
-	unanswered = int((deadAfter - askAfter) / askEvery)
-)
-
-func dialer() *net.Dialer {
-	return &net.Dialer{
-		Timeout:         30 * time.Second,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: askAfter, Interval: askEvery, Count: unanswered},
-		Control: func(_, _ string, c syscall.RawConn) error {
-			var err error
-			fault := c.Control(func(fd uintptr) {
-				// What was sent and is not acknowledged would be sent again for a quarter of an hour.
-				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadAfter.Milliseconds()))
-			})
-			return errors.Join(fault, err)
-		},
-	}
-}
-
-// heard is a connection that ends when nothing has come for silentFor.
-type heard struct {
-	net.Conn
-	silentFor time.Duration
-	// until is the deadline that is set; only the connection's one reader uses it.
-	until time.Time
-}
-
-func (h *heard) Read(b []byte) (int, error) {
-	// Not with each read: it costs a timer.
-	if want := time.Now().Add(h.silentFor); want.Sub(h.until) > h.silentFor/10 {
-		if err := h.SetReadDeadline(want); err != nil {
-			return 0, err
-		}
-		h.until = want
-	}
-	return h.Conn.Read(b)
 }
