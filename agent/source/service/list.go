@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 )
 
@@ -26,6 +27,10 @@ type lister struct {
 	// one decodes one object from protobuf, of which it keeps nothing, and converts it, converted does so with one that came in another encoding.
 	one       func(encoded []byte) (runtime.Object, error)
 	converted func(object runtime.Object) (runtime.Object, error)
+	// change puts a change of an object, in any encoding, into the store, and returns the object's version.
+	change func(ctx context.Context, kind watch.EventType, encoded []byte) (version string, err error)
+	// bookmark is an object with nothing but a version.
+	bookmark func(version string) runtime.Object
 }
 
 // IsWatchListSemanticsUnSupported has a reflector list.
@@ -165,6 +170,7 @@ func (l *lister) generic(in io.Reader, out *list) error {
 type message[T any] interface {
 	*T
 	runtime.Object
+	metav1.Object
 	Unmarshal(encoded []byte) error
 }
 
@@ -180,5 +186,13 @@ func listed[T any, P message[T], V any](client rest.Interface, decoder runtime.D
 			return t.read(object)
 		},
 		converted: func(object runtime.Object) (runtime.Object, error) { return t.read(object) },
+		change: func(ctx context.Context, kind watch.EventType, encoded []byte) (string, error) {
+			return change[T, P](ctx, decoder, t, kind, encoded)
+		},
+		bookmark: func(version string) runtime.Object {
+			object := P(new(T))
+			object.SetResourceVersion(version)
+			return object
+		},
 	}
 }

@@ -45,7 +45,7 @@ func answering(t *testing.T, contentType string, body []byte) (*lister, func() u
 	return listed[discoveryv1.EndpointSlice](client, serializer.NewCodecFactory(scheme).UniversalDeserializer(), labels, &store[*slice]{source: s, kind: "endpointslices", convert: sliceFrom}), func() url.Values { return <-asked }
 }
 
-func encodings(t *testing.T, o runtime.Object) map[string][]byte {
+func encodings(t testing.TB, o runtime.Object) map[string][]byte {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	if err := discoveryv1.AddToScheme(scheme); err != nil {

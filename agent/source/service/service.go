@@ -40,7 +40,7 @@ type Config struct {
 // Source knows the Services and their endpoints.
 type Source struct {
 	cfg     Config
-	watches []watch
+	watches []watched
 	changed chan struct{}
 	started time.Time
 
@@ -71,7 +71,7 @@ type Changes struct {
 // Empty tells whether nothing has changed.
 func (c Changes) Empty() bool { return len(c.Services) == 0 && !c.Facts }
 
-type watch struct {
+type watched struct {
 	name    string
 	client  rest.Interface
 	options func(*metav1.ListOptions)
@@ -97,7 +97,7 @@ func New(cfg Config) (*Source, error) {
 		return nil, err
 	}
 	own := func(o *metav1.ListOptions) { o.FieldSelector = "metadata.name=" + cfg.Node }
-	s.watches = []watch{
+	s.watches = []watched{
 		services, slices,
 		{"servicecidrs", clients[networkingv1.SchemeGroupVersion], func(*metav1.ListOptions) {}, &networkingv1.ServiceCIDR{}, &store[CIDR]{source: s, kind: "servicecidrs", convert: cidrFrom, put: s.putCIDR, remove: s.removeCIDR, replace: s.replaceCIDRs}, nil},
 		{"nodes", clients[corev1.SchemeGroupVersion], own, &corev1.Node{}, &store[Node]{source: s, kind: "nodes", convert: nodeFrom, put: s.putNode, remove: s.removeNode, replace: s.replaceNodes}, nil},
@@ -106,7 +106,7 @@ func New(cfg Config) (*Source, error) {
 }
 
 // largest are the watches of what there is most of.
-func (s *Source) largest() (services, slices watch, err error) {
+func (s *Source) largest() (services, slices watched, err error) {
 	cfg := s.cfg.Apart
 	if cfg == nil {
 		cfg = s.cfg.REST
@@ -114,18 +114,18 @@ func (s *Source) largest() (services, slices watch, err error) {
 	core, err1 := newClient(cfg, corev1.SchemeGroupVersion)
 	discovery, err2 := newClient(cfg, discoveryv1.SchemeGroupVersion)
 	if err := errors.Join(err1, err2); err != nil {
-		return watch{}, watch{}, err
+		return watched{}, watched{}, err
 	}
 	labels := func(o *metav1.ListOptions) { o.LabelSelector = served }
 	all := &store[*snapshot.Service]{source: s, kind: "services", convert: serviceFrom, put: s.putService, remove: s.removeService, replace: s.replaceServices}
 	endpoints := &store[*slice]{source: s, kind: "endpointslices", convert: sliceFrom, put: s.putSlice, remove: s.removeSlice, replace: s.replaceSlices}
 	scheme, err := newScheme()
 	if err != nil {
-		return watch{}, watch{}, err
+		return watched{}, watched{}, err
 	}
 	decoder := serializer.NewCodecFactory(scheme).UniversalDeserializer()
-	return watch{all.kind, core, labels, &corev1.Service{}, all, listed[corev1.Service](core, decoder, labels, all)},
-		watch{endpoints.kind, discovery, labels, &discoveryv1.EndpointSlice{}, endpoints, listed[discoveryv1.EndpointSlice](discovery, decoder, labels, endpoints)}, nil
+	return watched{all.kind, core, labels, &corev1.Service{}, all, listed[corev1.Service](core, decoder, labels, all)},
+		watched{endpoints.kind, discovery, labels, &discoveryv1.EndpointSlice{}, endpoints, listed[discoveryv1.EndpointSlice](discovery, decoder, labels, endpoints)}, nil
 }
 
 func newSource(cfg Config) *Source {
@@ -177,18 +177,20 @@ func retry() *wait.Backoff {
 func (s *Source) Run(ctx context.Context) {
 	var group sync.WaitGroup
 	for _, w := range s.watches {
-		group.Go(func() {
-			lw := clientcache.NewFilteredListWatchFromClient(w.client, w.name, "", w.options)
-			begins := any(w.client)
-			if w.lister != nil {
-				lw.ListWithContextFunc, begins = w.lister.list, w.lister
-			}
-			r := clientcache.NewReflectorWithOptions(clientcache.ToListWatcherWithWatchListSemantics(lw, begins), w.object, w.store,
-				clientcache.ReflectorOptions{Name: "weftnet-agent/service/" + w.name, Backoff: retry()})
-			r.RunWithContext(ctx)
-		})
+		group.Go(func() { w.run(ctx) })
 	}
 	group.Wait()
+}
+
+func (w watched) run(ctx context.Context) {
+	lw := clientcache.NewFilteredListWatchFromClient(w.client, w.name, "", w.options)
+	begins := any(w.client)
+	if w.lister != nil {
+		lw.ListWithContextFunc, lw.WatchFuncWithContext, begins = w.lister.list, w.lister.watch, w.lister
+	}
+	r := clientcache.NewReflectorWithOptions(clientcache.ToListWatcherWithWatchListSemantics(lw, begins), w.object, w.store,
+		clientcache.ReflectorOptions{Name: "weftnet-agent/service/" + w.name, Backoff: retry()})
+	r.RunWithContext(ctx)
 }
 
 // Synced tells whether Services, EndpointSlices and the Node have been read in full. The ranges of
