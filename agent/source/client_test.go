@@ -30,7 +30,11 @@ func certificate(s *httptest.Server) []byte {
 func TestConnectionFaultsSayWhatToDo(t *testing.T) {
 	garbage := filepath.Join(t.TempDir(), "garbage")
 	broken := filepath.Join(t.TempDir(), "broken")
-	if err := errors.Join(os.WriteFile(garbage, []byte("a: b\n"), 0o600), os.WriteFile(broken, []byte("\t{"), 0o600)); err != nil {
+	noCA := filepath.Join(t.TempDir(), "no-ca")
+	const cluster = `{"apiVersion":"v1","kind":"Config","current-context":"c","contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],
+		"clusters":[{"name":"c","cluster":{"server":"https://192.0.2.1:6443","certificate-authority-data":"bm8="}}],"users":[{"name":"u","user":{}}]}`
+	err := errors.Join(os.WriteFile(garbage, []byte("a: b\n"), 0o600), os.WriteFile(broken, []byte("\t{"), 0o600), os.WriteFile(noCA, []byte(cluster), 0o600))
+	if err != nil {
 		t.Fatal(err)
 	}
 	for name, test := range map[string]struct {
@@ -42,6 +46,7 @@ func TestConnectionFaultsSayWhatToDo(t *testing.T) {
 		"not a kubeconfig":  {Connection{Kubeconfig: garbage}, []string{garbage, "names no cluster"}},
 		"not YAML":          {Connection{Kubeconfig: broken}, []string{broken}},
 		"garbage for a URL": {Connection{Server: "ht!tp://x y"}, []string{"the API server", "ht!tp://x y"}},
+		"no certificate":    {Connection{Kubeconfig: noCA}, []string{"connect to the API server", "certificate"}},
 		"not in a Pod":      {Connection{Server: "192.0.2.1:6443"}, []string{"ServiceAccount", "--kubeconfig"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -56,6 +61,9 @@ func TestConnectionFaultsSayWhatToDo(t *testing.T) {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("%q does not say %q", err, want)
 				}
+			}
+			if strings.Count(err.Error(), "connect to the API server") > 1 {
+				t.Errorf("%q says it twice", err)
 			}
 			if strings.Contains(err.Error(), "KUBERNETES_MASTER") {
 				t.Errorf("%q sends the reader the wrong way", err)

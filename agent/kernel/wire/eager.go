@@ -14,8 +14,9 @@ type eager struct {
 const (
 	// promptMost is the most bytes of a request that is sent promptly: some 30 elements, of which the kernel takes 100 us.
 	promptMost = 4 << 10
-	// promptLimit is what takes long, and patience how long no request is sent promptly then.
-	promptLimit = 5 * time.Millisecond
+	// promptLimit is what takes long: more than a busy node takes a thread's processor away for. patience is how long no request is
+	// sent promptly then.
+	promptLimit = 20 * time.Millisecond
 	patience    = 10 * time.Minute
 )
 
