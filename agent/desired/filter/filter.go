@@ -70,13 +70,14 @@ const (
 
 // Names of sets and maps; each exists per family, with this name and its version number.
 const (
-	setCluster   = "cluster"  // the pools' ranges
-	setNodes     = "nodes"    // the nodes' addresses
-	setPlain     = "plain"    // destinations without masquerade
-	setPods      = "pods"     // Pod interface . address of the Pod
-	setHairpin   = "hairpin"  // address of a Pod with a host port, twice: what comes back to its sender
-	mapHostPort  = "hostport" // protocol . port : Pod address . port
-	mapHostPortA = "hostaddr" // node address . protocol . port : Pod address . port
+	setCluster   = "cluster"   // the pools' ranges
+	setNodes     = "nodes"     // the nodes' addresses
+	setPlain     = "plain"     // destinations without masquerade
+	setPods      = "pods"      // Pod interface . address of the Pod
+	setHairpin   = "hairpin"   // address of a Pod with a host port, twice: what comes back to its sender
+	setHostPorts = "hostports" // protocol . port, of any address and family
+	mapHostPort  = "hostport"  // protocol . port : Pod address . port
+	mapHostPortA = "hostaddr"  // node address . protocol . port : Pod address . port
 	chainIn      = "failclosed-in"
 	chainFromPod = "from-pod"
 	chainHPIn    = "hostport-in"
@@ -158,6 +159,7 @@ func Table(in Input) state.Table {
 			hostPorts(),
 		},
 	}
+	t.Sets = append(t.Sets, portSet(in.HostPorts))
 	for _, f := range families {
 		t.Chains = append(t.Chains, f.quoted())
 		t.Sets = append(t.Sets, f.addressSets(in)...)
@@ -294,8 +296,11 @@ func hairpin() state.Chain {
 	return state.Chain{Name: chainToPod, Rules: rules}
 }
 
+// toHostPorts asks first whether any Pod has the port: whether an address is local costs a look at the routes, which every
+// new connection would pay.
 func toHostPorts() []state.ChainRule {
 	return []state.ChainRule{rule(
+		state.InSet{Fields: state.Fields(state.FieldL4Proto, state.FieldTHDport), Set: setHostPorts},
 		state.Cmp{Field: state.FieldFibDaddrType, Value: state.AddrTypeLocal}, state.Jump(chainHP),
 	)}
 }

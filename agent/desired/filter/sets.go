@@ -76,6 +76,24 @@ func (f family) ranges(prefixes []netip.Prefix) []state.Element {
 	return state.SortElements(out)
 }
 
+// portSet is every port that some Pod has.
+func portSet(ports []HostPort) state.Set {
+	s := state.Set{Name: setHostPorts, Key: []state.DataType{state.TypeProto, state.TypePort}}
+	type key struct {
+		protocol uint8
+		port     uint16
+	}
+	seen := map[key]bool{}
+	for _, h := range distinct(ports) {
+		if k := (key{h.Protocol, h.Port}); !seen[k] {
+			seen[k] = true
+			s.Elements = append(s.Elements, state.Element{Key: state.Concat(state.ProtoValue(h.Protocol), state.PortValue(h.Port))})
+		}
+	}
+	s.Elements = state.SortElements(s.Elements)
+	return s
+}
+
 // hostPortSets are the maps from host ports to Pods, and the set by which a Pod that calls itself
 // is known.
 func (f family) hostPortSets(in Input) []state.Set {
