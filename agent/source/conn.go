@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/weftnet/weftnet/agent/kernel/prompt"
+	"github.com/weftnet/weftnet/agent/prompt"
 )
 
 // deadAfter is how long a connection may be silent although it was asked: as long as client-go gives one of HTTP/2 (a
@@ -58,8 +58,8 @@ func dialPlain(ctx context.Context, network, address string) (net.Conn, error) {
 	return &plain{t, raw}, nil
 }
 
-// plain is a connection that waits for what it reads as any other, and reads it with calls that do not block, which they
-// never do (package prompt).
+// plain is a connection that waits for what it reads as any other. Its descriptor is set not to block, so no read of it does, and
+// that is how they are made (package prompt).
 type plain struct {
 	*net.TCPConn
 	raw syscall.RawConn

@@ -33,7 +33,9 @@ func (m message) String() string {
 	return m.what
 }
 
-// large tells whether the kernel may have much to do for a step, however short it is: a chain or a set goes with all that is in it.
+// large tells whether the kernel may have very much to do for a step, however short it is: a chain or a set goes with all that is
+// in it. For an element it has little, but where that is of a verdict map (it looks through the table's chains, 1 ms for 250)
+// or of a set of ranges (it copies the set, 1 ms for 20,000).
 func (m message) large() bool {
 	return m.typ != unix.NFT_MSG_NEWSETELEM && m.typ != unix.NFT_MSG_DELSETELEM
 }

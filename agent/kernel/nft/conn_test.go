@@ -9,7 +9,7 @@ import (
 	"github.com/weftnet/weftnet/agent/state"
 )
 
-// TestWhatIsLarge : elements that come and go are what their length says; a table, a chain or a set may go with 100,000 of them.
+// TestWhatIsLarge : a table, a chain or a set may go with 100,000 elements; one that comes or goes by itself is little.
 func TestWhatIsLarge(t *testing.T) {
 	other := standing()
 	other.Sets = []state.Set{{Name: "ways", Kind: state.KindVMap, Key: []state.DataType{state.TypeIfName}, Elements: []state.Element{{Key: link("b"), Verdict: state.Jump("old")}}}}

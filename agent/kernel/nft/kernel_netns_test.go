@@ -212,7 +212,13 @@ func TestSubscribeTellsOfStrangers(t *testing.T) {
 	if _, err := k.Ensure(t.Context(), want); err != nil {
 		t.Fatal(err)
 	}
+	if k.conn.Patient() {
+		t.Error("an own transaction counts as one that may have to be waited for")
+	}
 	quiet("own transaction")
+	if !k.conn.Patient() {
+		t.Error("with another program's transactions requests are still sent as if none had to be waited for")
+	}
 	if _, err := k.Ensure(t.Context(), want); err != nil {
 		t.Fatal(err)
 	}

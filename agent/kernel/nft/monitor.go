@@ -27,9 +27,12 @@ func (k *Kernel) Subscribe(ctx context.Context) (<-chan struct{}, error) {
 }
 
 // concerns finds a stranger's change of our table. In every nftables message the first attribute
-// type names the table.
+// type names the table. A stranger's change of any table is one that a transaction of ours may have to wait for.
 func (k *Kernel) concerns(m wire.Message) bool {
-	return m.Type>>8 == unix.NFNL_SUBSYS_NFTABLES && m.Type&0xff != unix.NFT_MSG_NEWGEN && m.Port != k.conn.Port() &&
-		len(m.Data) > netfilterHeader && m.Data[0] == families[k.family] &&
+	if m.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || m.Port == k.conn.Port() {
+		return false
+	}
+	k.conn.Patiently()
+	return m.Type&0xff != unix.NFT_MSG_NEWGEN && len(m.Data) > netfilterHeader && m.Data[0] == families[k.family] &&
 		wire.String(wire.Find(payload(m.Data), unix.NFTA_TABLE_NAME)) == k.name
 }

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/weftnet/weftnet/agent/kernel/prompt"
+	"github.com/weftnet/weftnet/agent/prompt"
 )
 
 // Conn is a netlink socket for requests. It belongs to the network namespace of the thread that
@@ -26,6 +26,7 @@ type Conn struct {
 	buf  []byte
 
 	eager eager
+	clock func() time.Time
 }
 
 const (
@@ -41,7 +42,7 @@ func Dial(protocol int) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	c := &Conn{fd: fd, buf: make([]byte, replySize)}
+	c := &Conn{fd: fd, buf: make([]byte, replySize), clock: time.Now}
 	if err := c.setUp(); err != nil {
 		_ = unix.Close(fd)
 		return nil, err
@@ -110,25 +111,31 @@ func Frame(b []byte, typ, flags uint16, seq uint32, payload []byte) []byte {
 func (c *Conn) Exchange(count uint32, build func(first uint32) []byte, done func(syscall.NetlinkMessage) bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.exchange(count, build, done, c.send)
+	return c.exchange(count, build, done, c.send, c.read)
 }
 
-// ExchangePromptly is Exchange for a request that keeps the kernel busy for as long as it is long and no longer: a short one is sent
-// as what does not block (package prompt).
+// ExchangePromptly is Exchange for a transaction that, where it is short, the kernel has done at once and without waiting for anybody
+// but another transaction: it is sent as what does not block (package prompt). It is not for listings.
 func (c *Conn) ExchangePromptly(count uint32, build func(first uint32) []byte, done func(syscall.NetlinkMessage) bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.exchange(count, build, done, c.sendPromptly)
+	return c.exchange(count, build, done, c.sendPromptly, c.readPromptly)
 }
 
-func (c *Conn) exchange(count uint32, build func(first uint32) []byte, done func(syscall.NetlinkMessage) bool, send func([]byte) error) error {
+// Patiently has all requests sent in the ordinary way for a while: another program makes transactions.
+func (c *Conn) Patiently() { c.eager.wait(c.clock()) }
+
+// Patient tells whether they are.
+func (c *Conn) Patient() bool { return !c.eager.may(0, c.clock()) }
+
+func (c *Conn) exchange(count uint32, build func(first uint32) []byte, done func(syscall.NetlinkMessage) bool, send func([]byte) error, read func() ([]byte, error)) error {
 	first := c.seq + 1
 	c.seq += count
 	if err := send(build(first)); err != nil {
 		return fmt.Errorf("send netlink request: %w", err)
 	}
 	for {
-		replies, err := c.receive()
+		replies, err := receive(read)
 		if err != nil {
 			return fmt.Errorf("read netlink reply: %w", err)
 		}
@@ -145,12 +152,12 @@ func (c *Conn) send(request []byte) error {
 }
 
 func (c *Conn) sendPromptly(request []byte) error {
-	began := time.Now()
+	began := c.clock()
 	if !c.eager.may(len(request), began) {
 		return c.send(request)
 	}
 	err := prompt.Send(uintptr(c.fd), request)
-	now := time.Now()
+	now := c.clock()
 	c.eager.took(now.Sub(began), now)
 	return err
 }
@@ -240,8 +247,8 @@ func (c *Conn) Each(typ uint16, payload []byte, each func([]byte)) error {
 }
 
 // receive reads one datagram. The data of its messages is their own.
-func (c *Conn) receive() ([]syscall.NetlinkMessage, error) {
-	b, err := c.read()
+func receive(read func() ([]byte, error)) ([]syscall.NetlinkMessage, error) {
+	b, err := read()
 	if err != nil {
 		return nil, err
 	}
@@ -250,13 +257,6 @@ func (c *Conn) receive() ([]syscall.NetlinkMessage, error) {
 
 // read reads one datagram, which is valid until the next.
 func (c *Conn) read() ([]byte, error) {
-	// The kernel has answered most requests when they have been sent.
-	switch n, err := prompt.Receive(uintptr(c.fd), c.buf); {
-	case err == nil:
-		return c.buf[:n], nil
-	case !errors.Is(err, unix.EAGAIN):
-		return nil, err
-	}
 	for {
 		n, _, err := unix.Recvfrom(c.fd, c.buf, 0)
 		switch {
@@ -269,6 +269,17 @@ func (c *Conn) read() ([]byte, error) {
 		}
 		return c.buf[:n], nil
 	}
+}
+
+// readPromptly is read for what is there when the request has been sent, as the answer to a transaction is.
+func (c *Conn) readPromptly() ([]byte, error) {
+	switch n, err := prompt.Receive(uintptr(c.fd), c.buf); {
+	case err == nil:
+		return c.buf[:n], nil
+	case !errors.Is(err, unix.EAGAIN):
+		return nil, err // the kernel tells an error once
+	}
+	return c.read()
 }
 
 // Errno is the error in an NLMSG_ERROR or NLMSG_DONE; 0 means none.

@@ -2,13 +2,16 @@
 
 package wire
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // eager decides which requests are sent promptly (package prompt). The kernel may have to wait for another program's transaction,
-// which is as long as that makes it, and where the agent has one processor nothing else of it runs until then. So once a
-// request has taken long, none is sent so for a while.
+// which is as long as that makes it, and until then nothing else of the agent may run: with one processor at once, with more
+// when garbage is collected. So once another program has made one, or a request has taken long, none is sent so for a while.
 type eager struct {
-	until time.Time
+	until atomic.Pointer[time.Time]
 }
 
 const (
@@ -20,10 +23,18 @@ const (
 	patience    = 10 * time.Minute
 )
 
-func (e *eager) may(size int, now time.Time) bool { return size <= promptMost && !now.Before(e.until) }
+func (e *eager) may(size int, now time.Time) bool {
+	until := e.until.Load()
+	return size <= promptMost && (until == nil || !now.Before(*until))
+}
 
 func (e *eager) took(d time.Duration, now time.Time) {
 	if d > promptLimit {
-		e.until = now.Add(patience)
+		e.wait(now)
 	}
+}
+
+func (e *eager) wait(now time.Time) {
+	until := now.Add(patience)
+	e.until.Store(&until)
 }

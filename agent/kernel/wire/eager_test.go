@@ -27,4 +27,6 @@ func TestEager(t *testing.T) {
 	ask(1, false, "a little before it is forgotten")
 	now = now.Add(1)
 	ask(1, true, "when it is forgotten")
+	e.wait(now)
+	ask(1, false, "after another program's")
 }

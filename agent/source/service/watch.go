@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,16 +27,41 @@ import (
 func (l *lister) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	l.options(&o)
 	o.Watch = true
-	body, err := l.client.Get().Resource(l.kind).VersionedParams(&o, metav1.ParameterCodec).Stream(ctx)
+	body, err := l.begin(ctx, &o)
 	switch {
-	case net.IsProbableEOF(err) || net.IsTimeout(err):
-		return watch.NewEmptyWatch(), nil // nothing is lost: it is asked again, from the same version
+	case cutOff(err):
+		return watch.NewEmptyWatch(), nil // it has taken so long that the reflector asks again from the same version
 	case err != nil:
 		return nil, fmt.Errorf("watch %s: %w", l.kind, err)
 	}
 	f := &follower{lister: l, body: body, in: bufio.NewReader(body), change: func(kind watch.EventType, encoded []byte) (string, error) { return l.change(ctx, kind, encoded) }}
 	return watch.NewStreamWatcher(f, apierrors.NewClientErrorReporter(500, "watch", "ClientWatchDecoding")), nil
 }
+
+// beginTries and beginPause are those of client-go's own watches. A reflector that is given an error, or a watch that ends at once,
+// lists everything again, which every agent would do just when the API server has come back.
+const (
+	beginTries = 10
+	beginPause = time.Second
+)
+
+// begin asks for a watch, and again if the connection is cut off before there is an answer.
+func (l *lister) begin(ctx context.Context, o *metav1.ListOptions) (body io.ReadCloser, err error) {
+	for range beginTries {
+		body, err = l.client.Get().Resource(l.kind).VersionedParams(o, metav1.ParameterCodec).Stream(ctx)
+		if !cutOff(err) {
+			return body, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(beginPause):
+		}
+	}
+	return nil, err
+}
+
+func cutOff(err error) bool { return net.IsProbableEOF(err) || net.IsTimeout(err) }
 
 // follower reads one watch.
 type follower struct {
@@ -202,7 +228,7 @@ func change[T any, P message[T], V any](ctx context.Context, decoder runtime.Dec
 		put = t.Delete
 	}
 	if err := put(object); err != nil {
-		utilruntime.HandleErrorWithContext(ctx, err, "a change is left out", "kind", t.kind, "object", m.GetName())
+		utilruntime.HandleErrorWithContext(ctx, err, "a change is left out", "kind", t.kind, "object", m.GetNamespace()+"/"+m.GetName())
 	}
 	return m.GetResourceVersion(), nil
 }

@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 )
@@ -207,9 +208,9 @@ func TestWatchOfGarbage(t *testing.T) {
 func TestUnreadableObjectIsLeftOut(t *testing.T) {
 	odd := version("10", shopSlice("shop-1", "10.0.0.1"))
 	odd.AddressType = "IPv5"
-	body := slices.Concat(event(t, runtime.ContentTypeProtobuf, watch.Added, odd), event(t, runtime.ContentTypeProtobuf, watch.Added, version("11", shopSlice("shop-2", "10.0.0.2"))))
+	body := slices.Concat(event(t, runtime.ContentTypeProtobuf, watch.Added, version("9", shopSlice("shop-2", "10.0.0.2"))), event(t, runtime.ContentTypeProtobuf, watch.Added, odd))
 	s, got := heard(t, runtime.ContentTypeProtobuf, body)
-	if want := []string{"BOOKMARK 11"}; !slices.Equal(got, want) {
+	if want := []string{"BOOKMARK 10"}; !slices.Equal(got, want) {
 		t.Errorf("heard of %q, want %q", got, want)
 	}
 	if _, ok := s.has()["shop-2"]; !ok {
@@ -275,6 +276,91 @@ func TestWatchGoesOn(t *testing.T) {
 	}
 	if want := map[string]string{"shop-1": "10.0.0.1", "shop-4": "10.0.0.5"}; !maps.Equal(s.has(), want) {
 		t.Errorf("the source has %v, want %v", s.has(), want)
+	}
+}
+
+// open is a watch that goes on after body, until the client ends it, which is told.
+func open(t *testing.T, body []byte) (s *Source, w watched, ended <-chan struct{}) {
+	t.Helper()
+	over := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+		_, _ = w.Write(body)
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+		close(over)
+	}))
+	t.Cleanup(server.Close)
+	s, w = following(t, server.URL)
+	return s, w, over
+}
+
+// TestChangeIsThereAtOnce, before anything comes after it.
+func TestChangeIsThereAtOnce(t *testing.T) {
+	s, w, ended := open(t, event(t, runtime.ContentTypeProtobuf, watch.Added, version("10", shopSlice("shop-1", "10.0.0.1"))))
+	events, err := w.lister.watch(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-s.Changed()
+	if want := map[string]string{"shop-1": "10.0.0.1"}; !maps.Equal(s.has(), want) {
+		t.Errorf("the source has %v, want %v", s.has(), want)
+	}
+	events.Stop()
+	<-ended
+}
+
+// TestErrorEndsTheWatch : nothing of it stays at the API server.
+func TestErrorEndsTheWatch(t *testing.T) {
+	_, w, ended := open(t, event(t, runtime.ContentTypeProtobuf, watch.Error, expired()))
+	events, err := w.lister.watch(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := <-events.ResultChan(); e.Type != watch.Error {
+		t.Errorf("heard of %v", e)
+	}
+	<-ended
+}
+
+// TestWatchIsAskedForAgain if the connection is cut before an answer: neither is that an error, after which a reflector lists, nor is the
+// watch over in no time, after which it does so as well.
+func TestWatchIsAskedForAgain(t *testing.T) {
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked++; asked <= 2 {
+			c, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = c.Close()
+			return
+		}
+		w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+		_, _ = w.Write(event(t, runtime.ContentTypeProtobuf, watch.Added, version("10", shopSlice("shop-1", "10.0.0.1"))))
+	}))
+	t.Cleanup(server.Close)
+	s, w := following(t, server.URL)
+	events, err := w.lister.watch(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range events.ResultChan() {
+		continue
+	}
+	if want := map[string]string{"shop-1": "10.0.0.1"}; !maps.Equal(s.has(), want) {
+		t.Errorf("after %d requests the source has %v, want %v", asked, s.has(), want)
+	}
+}
+
+// TestRefusedConnection is told as it is: a reflector asks again after a pause then, without a list.
+func TestRefusedConnection(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	server.Close()
+	_, w := following(t, server.URL)
+	if _, err := w.lister.watch(t.Context(), metav1.ListOptions{}); !utilnet.IsConnectionRefused(err) || !strings.Contains(err.Error(), "endpointslices") {
+		t.Errorf("it is told as %v", err)
 	}
 }
 

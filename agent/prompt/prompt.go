@@ -2,9 +2,10 @@
 
 // Package prompt makes system calls that do not block, and does not tell the Go runtime that they might. Of any other call the
 // runtime's monitor hears, a thread that is woken after a rest to see 20 us later whether the processor has to be given to
-// another goroutine. Of what a change of one endpoint costs, a tenth is that thread's (docs/service-proxy.md).
+// another goroutine. What that thread costs is told in docs/service-proxy.md.
 //
-// A call that does block holds up whatever else would run on its processor, and the garbage collector: use this for nothing else.
+// A call that does block holds up whatever else would run on its processor, and with the garbage collector everything: use this for
+// nothing else.
 package prompt
 
 import (
@@ -12,14 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// Read reads from a descriptor that is set not to block. unix.EAGAIN is that there is nothing yet; 0 bytes are the end.
-func Read(fd uintptr, b []byte) (int, error) {
-	return again(func() (uintptr, unix.Errno) {
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
-		return n, errno
-	})
-}
 
 // Send sends a datagram to the other end of a socket, the kernel where none is set for one of netlink.
 func Send(fd uintptr, b []byte) error {
@@ -30,7 +23,8 @@ func Send(fd uintptr, b []byte) error {
 	return err
 }
 
-// Receive reads a datagram that is there already. unix.EAGAIN is that there is none.
+// Receive reads a datagram that is there already. unix.EAGAIN is that there is none. It is not for a listing of netlink's: while
+// it receives a part of one, the kernel makes the next, with the locks that this takes.
 func Receive(fd uintptr, b []byte) (int, error) {
 	return again(func() (uintptr, unix.Errno) {
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
