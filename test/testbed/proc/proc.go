@@ -158,7 +158,7 @@ func (p Process) Alive() bool {
 		return false
 	}
 	stat, err := readStat(p.PID)
-	return err == nil && stat.start == p.Start && stat.state != 'Z' && stat.state != 'X'
+	return err == nil && stat.start == p.Start && !stat.ended()
 }
 
 // Signal sends a signal, if this very process still runs.
@@ -226,9 +226,14 @@ func Poll(ctx context.Context, every time.Duration, ask func() (bool, error)) er
 }
 
 type stat struct {
-	state byte
-	start uint64
+	state   byte
+	threads int
+	start   uint64
 }
+
+// ended tells whether nothing of the process runs any more. When its first thread has ended others may not have, and until the last
+// has the process holds its files and ports.
+func (s stat) ended() bool { return s.state == 'X' || s.state == 'Z' && s.threads <= 1 }
 
 func readStat(pid int) (stat, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -249,9 +254,10 @@ func parseStat(text string) (stat, error) {
 	if len(fields) < 20 {
 		return stat{}, fmt.Errorf("parse process status %q: too short", text)
 	}
-	start, err := strconv.ParseUint(fields[19], 10, 64)
-	if err != nil {
+	threads, err1 := strconv.Atoi(fields[17])
+	start, err2 := strconv.ParseUint(fields[19], 10, 64)
+	if err := errors.Join(err1, err2); err != nil {
 		return stat{}, fmt.Errorf("parse process status %q: %w", text, err)
 	}
-	return stat{state: fields[0][0], start: start}, nil
+	return stat{state: fields[0][0], threads: threads, start: start}, nil
 }

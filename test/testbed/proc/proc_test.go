@@ -14,14 +14,26 @@ import (
 )
 
 func TestParseStat(t *testing.T) {
-	text := "42 (a) b (c) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3"
+	text := "42 (a) b (c) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 9 0 987654 1 2 3"
 	got, err := parseStat(text)
-	if err != nil || got.state != 'S' || got.start != 987654 {
+	if err != nil || got.state != 'S' || got.threads != 9 || got.start != 987654 {
 		t.Fatalf("got %+v, %v", got, err)
 	}
 	for _, bad := range []string{"", "1 (x", "1 (x) S 1 2", strings.Replace(text, "987654", "x", 1)} {
 		if _, err := parseStat(bad); err == nil {
 			t.Errorf("%q accepted", bad)
+		}
+	}
+}
+
+// TestLastThreadEndsTheProcess : a killed program has its ports as long as one of its threads is not gone.
+func TestLastThreadEndsTheProcess(t *testing.T) {
+	for s, want := range map[stat]bool{
+		{state: 'R', threads: 1}: false, {state: 'S', threads: 9}: false, {state: 'Z', threads: 2}: false, {state: 'Z', threads: 1}: true,
+		{state: 'X', threads: 0}: true, {state: 'Z', threads: 0}: true,
+	} {
+		if got := s.ended(); got != want {
+			t.Errorf("%c with %d threads has ended: %t", s.state, s.threads, got)
 		}
 	}
 }
