@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	desired "github.com/weftnet/weftnet/agent/desired/policy"
 	"github.com/weftnet/weftnet/agent/kernel/nft"
 	"github.com/weftnet/weftnet/agent/snapshot"
@@ -317,15 +319,20 @@ func (l *Loop) repair(ctx context.Context, s desired.Suspects, drift bool) error
 		l.inForce(s)
 		return nil
 	}
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, nft.ErrUnsteady) {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, nft.ErrUnsteady):
 		return err // no Pod's rules are at fault
+	case errors.Is(err, unix.EPERM):
+		// Nor here: no table like this one may be written. If its owner ended just now, closing would even succeed.
+		return fmt.Errorf("the kernel permits no change of the policy table: another program owns it, which `nft list table inet %s` names, or the agent lacks NET_ADMIN: %w",
+			desired.TableName, unix.EPERM)
 	}
 	l.mu.Lock()
 	l.refused.shut(l.engine, l.attached, time.Now(), err)
 	l.engine.Commit() // what Table gives next is all of it
 	l.mu.Unlock()
 	if _, again := l.ensure(ctx); again != nil {
-		l.refused.due = time.Time{} // none is closed: next comes what is wanted, not a closed node
+		l.refused.due, l.refused.pause = time.Time{}, 0 // none is closed: next comes what is wanted, not a closed node
 		return fmt.Errorf("the kernel refuses the policy table, and to close the Pods concerned: %w", errors.Join(err, again))
 	}
 	l.cut.judge(desired.Suspects{All: true})

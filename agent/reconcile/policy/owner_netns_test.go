@@ -3,7 +3,7 @@
 package policy
 
 import (
-	"errors"
+	"fmt"
 	"io"
 	"os/exec"
 	"strings"
@@ -49,7 +49,7 @@ func TestTableOfAnotherOwner(t *testing.T) {
 	l.eventually("readiness", func() bool {
 		r, _ := l.loop.Report()
 		if len(r.Shut) != 0 {
-			t.Fatalf("closed for nothing: %v", r.Shut)
+			t.Fatalf("closed for nothing: %v, since %v", r.Shut, r.Err)
 		}
 		return l.loop.Ready() == nil
 	})
@@ -79,13 +79,14 @@ func (l *lab) own() (release func()) {
 		_ = cmd.Wait()
 	}
 	l.Cleanup(release)
-	// The loop may be quicker, and make the table between the two: then another time.
+	// One line is one transaction, so that the loop cannot make the table between the two. It is sent once: a second one, sent
+	// before the first has been seen, would delete the table anew when nobody looks any more.
+	if _, err := io.WriteString(stdin, "delete table inet weftnet-policy; add table inet weftnet-policy { flags owner; }\n"); err != nil {
+		l.Fatal(err)
+	}
 	poll.Until(l, 30*time.Second, "the table to be taken", func() error {
-		if _, err := io.WriteString(stdin, "delete table inet weftnet-policy\nadd table inet weftnet-policy { flags owner; }\n"); err != nil {
-			return err
-		}
-		if !strings.Contains(l.run(l.node, "nft list ruleset"), "flags owner") {
-			return errors.New("the loop was quicker")
+		if list := l.run(l.node, "nft list ruleset"); !strings.Contains(list, "flags owner") {
+			return fmt.Errorf("no table has an owner:\n%s", list)
 		}
 		return nil
 	})
