@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -101,6 +102,12 @@ func blockState(state v1alpha1.BlockState) plan.State {
 // applyBlocks takes every block to its next state.
 func (r *allocationReconciler) applyBlocks(ctx context.Context, seen *snapshot, out plan.Output) error {
 	changes := plan.Diff(seen.input.Blocks, out.Blocks)
+	var stale error
+	if slices.ContainsFunc(changes, func(c plan.Change) bool { return c.Verb == plan.Create }) {
+		if stale = r.poolsAsSeen(ctx, seen); stale != nil {
+			changes = slices.DeleteFunc(changes, func(c plan.Change) bool { return c.Verb == plan.Create })
+		}
+	}
 	done := make([]bool, len(changes))
 	err := parallel(ctx, len(changes), func(ctx context.Context, i int) error {
 		err := r.applyBlock(ctx, seen, changes[i])
@@ -112,7 +119,25 @@ func (r *allocationReconciler) applyBlocks(ctx context.Context, seen *snapshot, 
 			r.blocks.created(change.Block, r.now())
 		}
 	}
-	return err
+	return errors.Join(stale, err)
+}
+
+// poolsAsSeen looks past the cache before blocks are claimed: a node keeps its block for life, and whoever changes
+// the pools and then lets a node join means it to get what the change says, though the news of the node may come first.
+func (r *allocationReconciler) poolsAsSeen(ctx context.Context, seen *snapshot) error {
+	var now v1alpha1.IPPoolList
+	if err := r.live.List(ctx, &now); err != nil {
+		return fmt.Errorf("look at the IPPools before blocks are claimed: %w", err)
+	}
+	same := len(now.Items) == len(seen.pools)
+	for _, p := range now.Items {
+		old := seen.pools[p.Name]
+		same = same && old != nil && old.UID == p.UID && old.Generation == p.Generation
+	}
+	if !same {
+		return fmt.Errorf("claim blocks: the IPPools have changed: %w", errStale)
+	}
+	return nil
 }
 
 func (r *allocationReconciler) applyBlock(ctx context.Context, seen *snapshot, change plan.Change) error {

@@ -10,7 +10,9 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -61,6 +63,103 @@ func (b *lateBody) Read(p []byte) (int, error) {
 		b.open = time.Now().Add(some() / 2)
 	}
 	return n, err
+}
+
+// deafness holds the news of one kind of object back, once it has begun and until it ends.
+type deafness struct {
+	resource string
+	mu       sync.RWMutex // held while nothing is heard
+}
+
+func (d *deafness) config(config *rest.Config) *rest.Config {
+	config = rest.CopyConfig(config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return deafWatches{next, d} })
+	return config
+}
+
+type deafWatches struct {
+	http.RoundTripper
+	deaf *deafness
+}
+
+func (d deafWatches) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := d.RoundTripper.RoundTrip(request)
+	if err == nil && request.URL.Query().Get("watch") == "true" && path.Base(request.URL.Path) == d.deaf.resource {
+		response.Body = &deafBody{response.Body, d.deaf}
+	}
+	return response, err
+}
+
+type deafBody struct {
+	io.ReadCloser
+	deaf *deafness
+}
+
+func (b *deafBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.deaf.mu.RLock()
+	defer b.deaf.mu.RUnlock()
+	return n, err
+}
+
+// TestANodeRightBehindAChangeOfThePools : though the operator hears of the node first, it gets no block that the change
+// takes from it, and the right one once the news of the change is there.
+func TestANodeRightBehindAChangeOfThePools(t *testing.T) {
+	server := apiserver.Start(t)
+	c := cluster{apiserver.Client(t, server.Config), t}
+	c.config()
+	c.pool("old", v1alpha1.PoolCIDR{CIDR: "10.244.0.0/16"}, v1alpha1.PoolCIDR{CIDR: "fd00:10:244::/48"})
+	c.node("first")
+	deaf := &deafness{resource: "ippools"}
+	runOperator(t, deaf.config(operatorUser(t, server)), "deaf", time.Minute)
+	eventually(t, func() error { return errors.Join(c.allAllocated(1), c.usageTold("old")) })
+	deaf.mu.Lock()
+	heard := sync.OnceFunc(deaf.mu.Unlock)
+	t.Cleanup(heard)
+	c.disable("old")
+	c.pool("new", v1alpha1.PoolCIDR{CIDR: "10.245.0.0/16"}, v1alpha1.PoolCIDR{CIDR: "fd00:10:245::/48"})
+	c.node("second")
+	eventually(t, func() error { // its MeshNode comes of the plan that would give it a block
+		_, err := c.meshNode("second")
+		return err
+	})
+	// A plan is carried out in this order: by the time that the next node's MeshNode is there, the claims of the one before are.
+	c.node("third")
+	eventually(t, func() error {
+		_, err := c.meshNode("third")
+		return err
+	})
+	heard()
+	eventually(t, func() error { return c.allAllocated(3) })
+	for _, name := range []string{"second", "third"} {
+		m, err := c.meshNode(name)
+		if err != nil || !strings.HasPrefix(m.Spec.PodCIDRs[0], "10.245.") || !strings.HasPrefix(m.Spec.PodCIDRs[1], "fd00:10:245:") {
+			t.Errorf("node %s has %v (%v), which is not of the new pool", name, m.Spec.PodCIDRs, err)
+		}
+	}
+}
+
+// usageTold : the operator has written the pool's status for the node that is there, and so hears of no more changes of its own.
+func (c cluster) usageTold(name string) error {
+	var pool v1alpha1.IPPool
+	if err := c.Get(c.t.Context(), client.ObjectKey{Name: name}, &pool); err != nil {
+		return err
+	}
+	if len(pool.Status.Usage) == 0 || pool.Status.Usage[0].Allocated != 1 {
+		return fmt.Errorf("the usage of pool %s is %+v", name, pool.Status.Usage)
+	}
+	return nil
+}
+
+// disable takes a pool out of use; its nodes keep their blocks.
+func (c cluster) disable(name string) {
+	c.t.Helper()
+	eventually(c.t, func() error {
+		var pool v1alpha1.IPPool
+		err := c.Get(c.t.Context(), client.ObjectKey{Name: name}, &pool)
+		pool.Spec.Disabled = true
+		return errors.Join(err, c.Update(c.t.Context(), &pool))
+	})
 }
 
 // overlapWatch follows every change of every MeshNode, in order, and notes when two have one block.
