@@ -13,10 +13,15 @@ import (
 
 const pollInterval = 100 * time.Millisecond
 
+// lastLook is how long the look may take in which the limit ends: what it found is worth more than that it was broken off.
+const lastLook = 10 * time.Second
+
 // Eventually calls check until it returns nil, and gives its last error when ctx or the limit ends.
 func Eventually(ctx context.Context, limit time.Duration, what string, check func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(ctx, limit+lastLook)
 	defer cancel()
+	over := time.NewTimer(limit)
+	defer over.Stop()
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
 	for {
@@ -25,8 +30,10 @@ func Eventually(ctx context.Context, limit time.Duration, what string, check fun
 			return nil
 		}
 		select {
-		case <-ctx.Done():
+		case <-over.C:
 			return fmt.Errorf("%s: not within %s: %w", what, limit, last)
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w: %w", what, ctx.Err(), last)
 		case <-ticker.C:
 		}
 	}
