@@ -345,6 +345,13 @@ func (b *bench) until(what string, ok func() bool) {
 	}
 }
 
+// hasProbed are the addresses that something was sent to.
+func (b *bench) hasProbed() []netip.Addr {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.probed)
+}
+
 func (b *bench) ready() bool { return b.loop.Ready() == nil }
 
 func (b *bench) peers() []state.Peer {

@@ -279,9 +279,10 @@ func (p plannedFrom) outdated(kinds Kind, f facts.Facts, now time.Time) bool {
 }
 
 // probe makes WireGuard shake hands with peers of which nothing has been heard for long, and, when
-// this node's own addresses have changed, tells every peer by sending from the new ones.
+// this node's own addresses have changed, tells every peer by sending from the new ones. It sends nothing without the
+// fail-closed table, which keeps what is for a mesh address from the underlay where the way into the mesh is missing.
 func (l *Loop) probe(now time.Time, f facts.Facts) {
-	if l.cfg.Probe == nil || l.plan.Waiting != "" {
+	if l.cfg.Probe == nil || l.plan.Waiting != "" || !l.stages.table.done {
 		return
 	}
 	moved := !slices.Equal(l.backend.announced, l.plan.Own.Endpoints)

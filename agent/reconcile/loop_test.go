@@ -102,8 +102,34 @@ func TestNoInterfaceWithoutTheTable(t *testing.T) {
 	if err != nil || len(links) != 0 || strings.Contains(b.journal.order(), "route") {
 		t.Errorf("links %v (%v), order %s", links, err, b.journal.order())
 	}
+	if probed := b.hasProbed(); len(probed) > 0 {
+		t.Errorf("sent to %v, in the clear", probed)
+	}
 	b.journal.failing("nft", nil)
 	b.until("readiness", b.ready)
+}
+
+// TestNothingBeforeThePools : a node that joins may hear of the other nodes first, and of the pools, of which the fail-closed
+// table is made, later.
+func TestNothingBeforeThePools(t *testing.T) {
+	b := withDevice(t, nil)
+	early := cluster(1, 1, 2)
+	early.Pools, early.Partial = nil, true
+	b.source.set(early)
+	b.until("the reason", func() bool { err := b.loop.Ready(); return err != nil && strings.Contains(err.Error(), "IPPools") })
+	if err := b.loop.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	links, err := b.links.Observe(t.Context())
+	if order := b.journal.order(); err != nil || len(links) != 0 || order != "" {
+		t.Errorf("links %v (%v), order %s", links, err, order)
+	}
+	if probed := b.hasProbed(); len(probed) > 0 {
+		t.Errorf("sent to %v, in the clear", probed)
+	}
+	b.source.set(cluster(1, 1, 2))
+	b.until("readiness", b.ready)
+	b.until("probes", func() bool { return len(b.hasProbed()) > 0 })
 }
 
 func TestUserspaceDeviceIsAskedForAndWaitedFor(t *testing.T) {

@@ -175,7 +175,7 @@ func Plan(in Input) Output {
 	for _, m := range others {
 		out.PeerIPs = append(out.PeerIPs, m.nodeIPs...)
 	}
-	if out.Waiting = waitingFor(own, in); out.Waiting == "" {
+	if out.Waiting = waitingFor(own, in, out.Pools); out.Waiting == "" {
 		planMesh(&out, in, others, &faults)
 	}
 	out.Problems = faults.sorted()
@@ -197,7 +197,9 @@ func planMesh(out *Output, in Input, others []*member, faults *problems) {
 	out.DeviceSysctls = deviceSysctls(out.Devices, in.Facts)
 }
 
-func waitingFor(own *member, in Input) string {
+// waitingFor says what has to be known before there can be a mesh; empty when all of it is. The pools are part of it: the
+// fail-closed rules are made of them, and no interface and no packet of the agent's own may come before those.
+func waitingFor(own *member, in Input, pools []netip.Prefix) string {
 	switch {
 	case len(in.Keys) == 0:
 		return "the node has no key"
@@ -205,6 +207,8 @@ func waitingFor(own *member, in Input) string {
 		return "the API server has not answered in full since the agent began (does this node reach it? see the agent's log), and the peer cache on the disk does not know this node yet"
 	case own == nil:
 		return "the operator has not made the MeshNode of this node yet"
+	case len(pools) == 0 && in.Snapshot.Partial:
+		return "the API server has not told of the IPPools yet (does this node reach it? see the agent's log)"
 	case len(own.podCIDRs) == 0:
 		return "the operator has not allocated a Pod CIDR to this node yet"
 	case in.Facts.Backend == "":

@@ -104,10 +104,13 @@ func TestWaitingNamesWhomItWaitsFor(t *testing.T) {
 	away.Snapshot.Partial = true
 	unallocated := input(node(1), node(2))
 	unallocated.Snapshot.Nodes[0].PodCIDRs = nil
+	poolless := input(node(1), node(2))
+	poolless.Snapshot.Partial, poolless.Snapshot.Pools = true, nil
 	for want, in := range map[string]Input{
 		"the API server has not answered in full":   away,
 		"the operator has not made the MeshNode":    input(node(2), node(3)),
 		"the operator has not allocated a Pod CIDR": unallocated,
+		"not told of the IPPools yet":               poolless,
 		"the node has no key":                       func() Input { in := input(node(1)); in.Keys = nil; return in }(),
 		"no WireGuard backend has been found yet":   func() Input { in := input(node(1)); in.Facts.Backend = ""; return in }(),
 	} {
