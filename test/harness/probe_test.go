@@ -27,11 +27,11 @@ func TestParseAnswer(t *testing.T) {
 
 func TestParseOverruns(t *testing.T) {
 	const counters = "Ip: Forwarding\nIp: 1\nUdp: InDatagrams NoPorts RcvbufErrors\nUdp: 7 0 102\nUdpLite: InDatagrams\nUdpLite: 0\nUdp6InDatagrams  9\nUdp6RcvbufErrors  452\n"
-	v4, v6, err := parseOverruns(counters)
+	v4, v6, err := ParseOverruns(counters)
 	if v4 != 102 || v6 != 452 || err != nil {
-		t.Errorf("parseOverruns = %d, %d, %v; want 102, 452", v4, v6, err)
+		t.Errorf("ParseOverruns = %d, %d, %v; want 102, 452", v4, v6, err)
 	}
-	if _, _, err := parseOverruns("Udp: InDatagrams\nUdp: 7\n"); err == nil {
+	if _, _, err := ParseOverruns("Udp: InDatagrams\nUdp: 7\n"); err == nil {
 		t.Error("counters that are not there were read")
 	}
 }

@@ -115,12 +115,12 @@ func (c *Cluster) Overruns(ctx context.Context, pod *corev1.Pod) (v4, v6 int, er
 	if err != nil {
 		return 0, 0, fmt.Errorf("read the counters of Pod %s: %w", pod.Name, err)
 	}
-	return parseOverruns(out)
+	return ParseOverruns(out)
 }
 
-// parseOverruns reads RcvbufErrors of UDP: in snmp a line of names and a line of values, in snmp6 a
+// ParseOverruns reads RcvbufErrors of UDP: in snmp a line of names and a line of values, in snmp6 a
 // name and a value in each line.
-func parseOverruns(counters string) (v4, v6 int, err error) {
+func ParseOverruns(counters string) (v4, v6 int, err error) {
 	var names []string
 	found := 0
 	for _, line := range strings.Split(counters, "\n") {
