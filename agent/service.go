@@ -79,7 +79,7 @@ func (a *agent) buildProxy(api *source.Connections, metrics *status.Metrics) err
 		return table.Quietly(much)
 	}
 	p.loop = service.New(service.Config{
-		Source: p.source, Table: table, Watch: table.Subscribe, Quietly: quietly, Sizes: table.Sizes, Flows: p.flows, Facts: a.serviceNode,
+		Source: p.source, Table: table, Watch: table.Subscribe, Quietly: quietly, Sizes: table.Sizes, Flows: p.flows, Closed: a.loop.FailClosed, Facts: a.serviceNode,
 		Sinks:    []service.Sink{a.sockets, p.health, p.ports},
 		Problems: []func() []desired.Problem{p.health.Problems, p.ports.Problems},
 		Recorder: proxyMetrics, Log: log, Started: func() {

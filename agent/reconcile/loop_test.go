@@ -124,12 +124,12 @@ func TestNothingBeforeThePools(t *testing.T) {
 	if order := b.journal.order(); err != nil || len(links) != 0 || order != "" {
 		t.Errorf("links %v (%v), order %s", links, err, order)
 	}
-	if probed := b.hasProbed(); len(probed) > 0 {
-		t.Errorf("sent to %v, in the clear", probed)
+	if probed := b.hasProbed(); len(probed) > 0 || b.loop.FailClosed() {
+		t.Errorf("sent to %v, in the clear; fail-closed: %v", probed, b.loop.FailClosed())
 	}
 	b.source.set(cluster(1, 1, 2))
 	b.until("readiness", b.ready)
-	b.until("probes", func() bool { return len(b.hasProbed()) > 0 })
+	b.until("probes", func() bool { return len(b.hasProbed()) > 0 && b.loop.FailClosed() })
 }
 
 func TestUserspaceDeviceIsAskedForAndWaitedFor(t *testing.T) {

@@ -174,6 +174,8 @@ type Loop struct {
 
 	report   atomic.Pointer[Report]
 	reported chan struct{}
+	// closed says that the fail-closed table has been in force.
+	closed atomic.Bool
 	// turned is when the last pass ended, with the reading of the clock that does not jump.
 	turned atomic.Pointer[time.Time]
 
@@ -220,6 +222,9 @@ func (l *Loop) Ready() error {
 		return r.Err
 	}
 }
+
+// FailClosed tells whether the fail-closed table stands: this agent has made it or found it, and what it holds outlives the agent.
+func (l *Loop) FailClosed() bool { return l.closed.Load() }
 
 // Network is what the last plan gave this node; zero before there is one.
 func (l *Loop) Network() Network {

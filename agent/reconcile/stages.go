@@ -169,7 +169,9 @@ func (s *stages) failClosed(ctx context.Context, l *Loop, kinds Kind) error {
 		ClusterCIDRs: l.plan.ClusterCIDRs, NodeIPs: nodeIPs, NoMasquerade: l.plan.NoMasquerade,
 		Pods: pods.Senders, HostPorts: pods.HostPorts,
 	}))
-	s.podsDone = err == nil
+	if s.podsDone = err == nil; s.podsDone {
+		l.closed.Store(true)
+	}
 	return err
 }
 

@@ -153,6 +153,9 @@ func (l *Loop) pass(ctx context.Context, now time.Time) (waiting string, err err
 	if !l.cfg.Source.Synced() {
 		return "not every list of Services and EndpointSlices has been read from the API server yet", nil
 	}
+	if !l.known && l.cfg.Closed != nil && !l.cfg.Closed() {
+		return "the fail-closed rules of the mesh are not in force yet, and without them nothing may be led to a Pod of another node", nil
+	}
 	node, ok := l.cfg.Facts()
 	if !ok {
 		return "the node's addresses are not known yet", nil

@@ -44,6 +44,26 @@ func TestNothingIsWrittenBeforeEverythingIsRead(t *testing.T) {
 	}
 }
 
+// TestNothingIsLedToAPodInTheClear : as long as the fail-closed rules do not stand, a connection to a Service must not be sent to
+// a Pod, to which there may be no way but the underlay.
+func TestNothingIsLedToAPodInTheClear(t *testing.T) {
+	r := newRig(t)
+	r.cluster.put(1, state.ProtoTCP, "10.0.0.1")
+	r.cluster.sync()
+	var closed atomic.Bool
+	r.closed = closed.Load
+	r.start()
+	r.eventually("the reason", func() bool {
+		report, ok := r.loop.Report()
+		return ok && strings.Contains(report.Waiting, "fail-closed")
+	})
+	if _, exists := r.fake.Table(); exists {
+		t.Error("the table is there, and the fail-closed rules are not")
+	}
+	closed.Store(true)
+	r.settled("behind the fail-closed rules")
+}
+
 // TestFollowsTheCluster adds, changes and deletes, with a restart in between, and counts listings.
 func TestFollowsTheCluster(t *testing.T) {
 	r := newRig(t)

@@ -253,6 +253,7 @@ type rig struct {
 	events  chan struct{}
 	node    snapshot.ServiceNode
 	facts   func() (snapshot.ServiceNode, bool) // those of node, unless set
+	closed  func() bool
 	loop    *Loop
 	stop    func()
 }
@@ -282,7 +283,7 @@ func (r *rig) start() {
 	}
 	r.loop = New(Config{
 		Source: r.cluster, Table: r.fake, Flows: r.flows, Recorder: r.counts, Log: slog.New(slog.DiscardHandler),
-		Watch: func(context.Context) (<-chan struct{}, error) { return r.events, nil }, Facts: facts,
+		Watch: func(context.Context) (<-chan struct{}, error) { return r.events, nil }, Facts: facts, Closed: r.closed,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -69,6 +69,9 @@ type Config struct {
 	// Sizes counts the elements in the kernel's sets without listing them; false where it cannot.
 	Sizes func(ctx context.Context) (map[string]int, bool, error)
 	Flows Flows
+	// Closed, if not nil, tells whether the rules stand that keep what is for Pods from leaving in the clear. Until they do,
+	// nothing is led to a Pod: a node that has just booted has no way into the mesh yet, and its own processes ask already.
+	Closed func() bool
 	// Facts are those of the node; ok is false while they are not known.
 	Facts func() (node snapshot.ServiceNode, ok bool)
 	Sinks []Sink
