@@ -102,10 +102,11 @@ func blockState(state v1alpha1.BlockState) plan.State {
 // applyBlocks takes every block to its next state.
 func (r *allocationReconciler) applyBlocks(ctx context.Context, seen *snapshot, out plan.Output) error {
 	changes := plan.Diff(seen.input.Blocks, out.Blocks)
+	claims := func(c plan.Change) bool { return c.Verb == plan.Create }
 	var stale error
-	if slices.ContainsFunc(changes, func(c plan.Change) bool { return c.Verb == plan.Create }) {
+	if slices.ContainsFunc(changes, claims) {
 		if stale = r.poolsAsSeen(ctx, seen); stale != nil {
-			changes = slices.DeleteFunc(changes, func(c plan.Change) bool { return c.Verb == plan.Create })
+			changes = slices.DeleteFunc(changes, claims)
 		}
 	}
 	done := make([]bool, len(changes))
@@ -115,7 +116,7 @@ func (r *allocationReconciler) applyBlocks(ctx context.Context, seen *snapshot, 
 		return count("NodeBlock", string(changes[i].Verb), err)
 	})
 	for i, change := range changes {
-		if done[i] && change.Verb == plan.Create {
+		if done[i] && claims(change) {
 			r.blocks.created(change.Block, r.now())
 		}
 	}

@@ -323,7 +323,7 @@ func (l *Loop) repair(ctx context.Context, s desired.Suspects, drift bool) error
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, nft.ErrUnsteady):
 		return err // no Pod's rules are at fault
 	case errors.Is(err, unix.EPERM):
-		// Nor here: no table like this one may be written. If its owner ended just now, closing would even succeed.
+		// Nor here: the table as such must not be written. Had its owner ended just now, closing every Pod would even succeed.
 		return fmt.Errorf("the kernel permits no change of the policy table: another program owns it, which `nft list table inet %s` names, or the agent lacks NET_ADMIN: %w",
 			desired.TableName, unix.EPERM)
 	}
