@@ -55,6 +55,9 @@ func NewClaims() *Claims {
 	return &Claims{owners: map[snapshot.ServiceName]*owner{}, holders: map[claimKey]*owner{}, rivals: map[claimKey][]*owner{}}
 }
 
+// Taken tells whether some Service asks for a frontend.
+func (c *Claims) Taken(k state.FrontendKey) bool { return c.holders[keyOf(k)] != nil }
+
 // Set notes what a Service asks for, in place of what it asked for before. It returns the other
 // Services that it changes something for, sorted: what they want must be settled anew.
 func (c *Claims) Set(w Wanted) []snapshot.ServiceName {

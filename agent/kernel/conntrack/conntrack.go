@@ -98,9 +98,15 @@ const (
 
 	ctaTupleOrig  = 1
 	ctaTupleReply = 2
+	ctaStatus     = 3
 	ctaID         = 12
 	ctaZone       = 18
 	ctaFilter     = 25
+	ctaStatusMask = 26
+
+	// Bits of the status, enum ip_conntrack_status.
+	seenReply     = 1 << 1
+	dstTranslated = 1 << 5
 
 	ctaFilterOrigFlags  = 1
 	ctaFilterReplyFlags = 2
@@ -124,7 +130,7 @@ const (
 // List gives all flows of both families.
 func (k *Kernel) List(ctx context.Context) ([]Flow, error) {
 	var out []Flow
-	err := k.eachOf(ctx, 0, func(_ byte, f Flow, _ []byte) error {
+	err := k.eachOf(ctx, nil, func(_ byte, f Flow, _ []byte) error {
 		out = append(out, f)
 		return nil
 	})
@@ -139,7 +145,7 @@ func (k *Kernel) Delete(ctx context.Context, filters ...Filter) (int, error) {
 	if len(filters) == 0 {
 		return 0, nil
 	}
-	return k.deleteWhere(ctx, 0, func(f Flow) bool {
+	return k.deleteWhere(ctx, nil, func(f Flow, _ []byte) bool {
 		return slices.ContainsFunc(filters, func(x Filter) bool { return x.Match(f) })
 	})
 }
@@ -147,15 +153,26 @@ func (k *Kernel) Delete(ctx context.Context, filters ...Filter) (int, error) {
 // DeleteWhere deletes the flows of a protocol that stale tells, and says how many. The kernel
 // lists no others where it can leave them out (from Linux 5.8). stale must not wait for anything.
 func (k *Kernel) DeleteWhere(ctx context.Context, protocol uint8, stale func(Flow) bool) (int, error) {
-	return k.deleteWhere(ctx, protocol, func(f Flow) bool { return f.Original.Protocol == protocol && stale(f) })
+	return k.deleteWhere(ctx, filterOf(protocol), func(f Flow, _ []byte) bool { return f.Original.Protocol == protocol && stale(f) })
+}
+
+// DeleteUnanswered deletes, of the flows of a protocol that nobody has answered and of which the destination is as the sender
+// has it, those that stale tells, and says how many. The kernel lists no others where it knows CTA_STATUS_MASK, and of a large table
+// they are few. stale must not wait for anything.
+func (k *Kernel) DeleteUnanswered(ctx context.Context, protocol uint8, stale func(Flow) bool) (int, error) {
+	const without = seenReply | dstTranslated
+	filter := wire.Put(filterOf(protocol), wire.Big32(ctaStatus, 0), wire.Big32(ctaStatusMask, without))
+	return k.deleteWhere(ctx, filter, func(f Flow, attrs []byte) bool {
+		return f.Original.Protocol == protocol && wire.BigUint32(wire.Lookup(attrs, ctaStatus))&without == 0 && stale(f)
+	})
 }
 
 // deleteWhere goes on when one cannot be deleted, and tells of the first such.
-func (k *Kernel) deleteWhere(ctx context.Context, protocol uint8, goes func(Flow) bool) (int, error) {
+func (k *Kernel) deleteWhere(ctx context.Context, filter []byte, goes func(f Flow, attrs []byte) bool) (int, error) {
 	count := 0
 	var fault error
-	err := k.eachOf(ctx, protocol, func(family byte, f Flow, attrs []byte) error {
-		if !goes(f) {
+	err := k.eachOf(ctx, filter, func(family byte, f Flow, attrs []byte) error {
+		if !goes(f, attrs) {
 			return nil
 		}
 		switch err := k.delete(family, attrs); {
@@ -188,20 +205,17 @@ func keyOf(attrs []byte, others ...uint16) []byte {
 	return key
 }
 
-// filterOf lets flows of one protocol through, and all where that is 0.
+// filterOf lets flows of one protocol through.
 func filterOf(protocol byte) []byte {
-	if protocol == 0 {
-		return nil
-	}
 	return wire.Put(nil,
 		wire.Nest(ctaTupleOrig, wire.Nest(ctaTupleProto, wire.Bytes(ctaProtoNum, []byte{protocol}))),
 		wire.Nest(ctaFilter, wire.Host32(ctaFilterOrigFlags, filterProtoNum), wire.Host32(ctaFilterReplyFlags, 0)))
 }
 
-func (k *Kernel) eachOf(ctx context.Context, protocol byte, f func(family byte, flow Flow, attrs []byte) error) error {
+func (k *Kernel) eachOf(ctx context.Context, filter []byte, f func(family byte, flow Flow, attrs []byte) error) error {
 	var faults []error
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		faults = append(faults, k.visit(ctx, family, filterOf(protocol), func(attrs []byte) error {
+		faults = append(faults, k.visit(ctx, family, filter, func(attrs []byte) error {
 			return f(family, decodeFlow(attrs), attrs)
 		}))
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -146,6 +147,73 @@ func TestDeleteWhere(t *testing.T) {
 	}
 	if count[state.ProtoUDP] != 1 || count[state.ProtoTCP] == 0 {
 		t.Errorf("flows left: %v", flows)
+	}
+}
+
+// TestDeleteUnanswered has connections that are answered, that are not, and that are translated.
+func TestDeleteUnanswered(t *testing.T) {
+	ns := nstest.New(t)
+	var k *Kernel
+	var err error
+	begin := func(to netip.AddrPort) {
+		family, to16 := unix.AF_INET6, to.Addr().As16()
+		var at unix.Sockaddr = &unix.SockaddrInet6{Addr: to16, Port: int(to.Port())}
+		if to.Addr().Is4() {
+			family, at = unix.AF_INET, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}
+		}
+		fd, fault := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+		if fault != nil {
+			err = errors.Join(err, fault)
+			return
+		}
+		if fault := unix.Connect(fd, at); !errors.Is(fault, unix.EINPROGRESS) {
+			err = errors.Join(err, fmt.Errorf("connect to %s: %w", to, fault))
+		}
+		t.Cleanup(func() { _ = unix.Close(fd) })
+	}
+	ns.Do(t, func() {
+		for _, args := range [][]string{
+			{"ip", "link", "add", "out", "arp", "off", "type", "veth", "peer", "lost"}, {"ip", "link", "set", "lost", "up"}, {"ip", "link", "set", "out", "up"},
+			{"ip", "addr", "add", "192.0.2.9/24", "dev", "out"}, {"ip", "addr", "add", "fd02::9/64", "dev", "out", "nodad"},
+			{"nft", "table inet t { chain c { type filter hook output priority 0; ct state new accept; }; chain d { type nat hook output priority -100; ip daddr 192.0.2.3 dnat ip to 192.0.2.4; }; }"},
+		} {
+			if out, fault := exec.Command(args[0], args[1:]...).CombinedOutput(); fault != nil {
+				err = errors.Join(err, fmt.Errorf("%v: %w: %s", args, fault, out))
+			}
+		}
+		for _, to := range []string{"192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80", "[fd02::1]:80"} {
+			begin(netip.MustParseAddrPort(to))
+		}
+		l, fault := net.Listen("tcp", "127.0.0.1:80")
+		if err = errors.Join(err, fault); err != nil {
+			return
+		}
+		c, fault := net.Dial("tcp", l.Addr().String())
+		if err = errors.Join(err, fault); err != nil {
+			return
+		}
+		t.Cleanup(func() { _ = c.Close(); _ = l.Close() })
+		k, err = New()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = k.Close() }()
+	var seen []string
+	n, err := k.DeleteUnanswered(t.Context(), state.ProtoTCP, func(f Flow) bool {
+		seen = append(seen, f.Original.Dst.String())
+		return f.Original.Dst.Addr() != netip.MustParseAddr("192.0.2.2")
+	})
+	slices.Sort(seen)
+	if want := []string{"192.0.2.1:80", "192.0.2.2:80", "[fd02::1]:80"}; err != nil || n != 2 || !slices.Equal(seen, want) {
+		t.Errorf("deleted %d of %v, error %v; want 2 of %v", n, seen, err, want)
+	}
+	if n, err := k.DeleteUnanswered(t.Context(), state.ProtoSCTP, func(Flow) bool { return true }); err != nil || n != 0 {
+		t.Errorf("deleted %d flows of SCTP, error %v", n, err)
+	}
+	flows, err := k.List(t.Context())
+	if err != nil || len(flows) != 3 {
+		t.Errorf("left: %v, error %v; want 3", flows, err)
 	}
 }
 

@@ -225,6 +225,61 @@ func TestBurst(t *testing.T) {
 	}
 }
 
+// TestAConnectionFromBeforeTheRules: a process asks a Service before there are any rules, as on a node that has just booted. It
+// is answered when it repeats its first packet, and need not give up first.
+func TestAConnectionFromBeforeTheRules(t *testing.T) {
+	for _, row := range []struct{ name, vip, server string }{{"IPv4", "10.96.0.1", "10.0.0.1"}, {"IPv6", "fd00::1", "fd01::1"}} {
+		t.Run(row.name, func(t *testing.T) {
+			m := newMachine(t)
+			m.node.ServiceCIDRs = nil
+			// Whoever masquerades has connection tracking note what is not translated as well.
+			m.nft("table inet other { chain c { type nat hook postrouting priority srcnat; ip daddr 192.0.2.1 masquerade; }; chain o { type nat hook output priority -50; }; }")
+			var server net.Listener
+			var err error
+			m.ns.Do(t, func() {
+				for _, args := range [][]string{
+					{"addr", "add", row.server + map[bool]string{true: "/128", false: "/32"}[row.name == "IPv6"], "dev", "lo", "nodad"},
+					{"link", "add", "out", "arp", "off", "type", "veth", "peer", "lost"}, {"link", "set", "lost", "up"}, {"link", "set", "out", "up"},
+					{"addr", "add", "192.0.2.9/24", "dev", "out"}, {"addr", "add", "fd02::9/64", "dev", "out", "nodad"},
+					{"route", "add", row.vip, "dev", "out"},
+				} {
+					if out, fault := exec.Command("ip", args...).CombinedOutput(); fault != nil {
+						err = errors.Join(err, fmt.Errorf("ip %v: %w: %s", args, fault, out))
+					}
+				}
+				var fault error
+				server, fault = net.Listen("tcp", net.JoinHostPort(row.server, "8080"))
+				err = errors.Join(err, fault)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = server.Close() })
+			connected := make(chan error, 1)
+			go m.ns.Do(t, func() {
+				c, err := net.DialTimeout("tcp", net.JoinHostPort(row.vip, "80"), 30*time.Second)
+				if err == nil {
+					_ = c.Close()
+				}
+				connected <- err
+			})
+			poll.Until(t, patience, "the connection is begun", func() error {
+				flows, err := m.flows.List(t.Context())
+				if err != nil || len(flows) == 0 {
+					return fmt.Errorf("%d flows: %w", len(flows), err)
+				}
+				return nil
+			})
+			m.cluster.put(1, state.ProtoTCP, row.server)
+			m.cluster.sync()
+			m.startOn(nil)
+			if err := <-connected; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestUDPClientFollows has a client that sends from one socket for ever, as statsd's do, while its
 // Service gets endpoints, changes them, loses them, and the agent is restarted.
 func TestUDPClientFollows(t *testing.T) {

@@ -172,7 +172,7 @@ func (l *Loop) pass(ctx context.Context, now time.Time) (waiting string, err err
 			return "", err
 		}
 	}
-	if len(l.dirty) == 0 && l.synced && !l.udp.suspect {
+	if len(l.dirty) == 0 && l.synced && !l.udp.suspect && !l.passed {
 		return "", nil
 	}
 	write := func() error { return l.program(ctx) }
@@ -218,7 +218,7 @@ func (l *Loop) repair(ctx context.Context) error {
 	l.doubtful = false
 	l.note(out)
 	if out.Transactions > 0 && l.synced {
-		l.repaired = time.Now()
+		l.repaired, l.passed = time.Now(), true
 		l.cfg.Recorder.Repaired()
 		l.cfg.Log.Info("put back what somebody else had changed", "table", state.ServiceTableName, "change", out.String(), "rules", out.Frame.String())
 	}
@@ -229,8 +229,7 @@ func (l *Loop) repair(ctx context.Context) error {
 func (l *Loop) afterwards(ctx context.Context, now time.Time, full bool) error {
 	if !l.synced {
 		l.udp.suspect = len(l.udp.targets) > 0 // an earlier run may not have come to it
-	}
-	if !l.synced {
+		l.passed = true
 		l.cfg.started()
 	}
 	l.synced = true
@@ -250,15 +249,37 @@ func (l *Loop) afterwards(ctx context.Context, now time.Time, full bool) error {
 	return nil
 }
 
-// cutStale deletes the UDP flows that go where no new one would.
+// cutStale deletes the flows that go where no new one would.
 func (l *Loop) cutStale(ctx context.Context) error {
-	if !l.udp.suspect || l.cfg.Flows == nil {
+	if l.cfg.Flows == nil {
 		return nil
 	}
+	if l.udp.suspect {
+		if err := l.cut(ctx, l.cfg.Flows.DeleteWhere, state.ProtoUDP, l.udp.stale); err != nil {
+			return err
+		}
+		l.udp.settled()
+	}
+	if l.passed {
+		// A process that asks a Service while there are no rules, as on a node that has just booted, sends the same packet again and
+		// again. Connection tracking remembers that the first one was not translated, and translates none of the others: the
+		// connection would hang until the process gives up, and so would the next one from its port.
+		for _, protocol := range []uint8{state.ProtoTCP, state.ProtoSCTP} {
+			if err := l.cut(ctx, l.cfg.Flows.DeleteUnanswered, protocol, func(f conntrack.Flow) bool { return l.claims.Taken(frontendOf(f)) }); err != nil {
+				return err
+			}
+		}
+		l.passed = false
+	}
+	return nil
+}
+
+// cut deletes, by one of the ways to do so, the flows of a protocol that are stale, and counts them.
+func (l *Loop) cut(ctx context.Context, by func(context.Context, uint8, func(conntrack.Flow) bool) (int, error), protocol uint8, stale func(conntrack.Flow) bool) error {
 	started := time.Now()
 	found := map[state.Family]int{}
-	_, err := l.cfg.Flows.DeleteWhere(ctx, state.ProtoUDP, func(f conntrack.Flow) bool {
-		if !l.udp.stale(f) {
+	_, err := by(ctx, protocol, func(f conntrack.Flow) bool {
+		if !stale(f) {
 			return false
 		}
 		found[state.FamilyOf(f.Original.Dst.Addr().Unmap())]++
@@ -267,7 +288,6 @@ func (l *Loop) cutStale(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("delete stale flows: %w", err)
 	}
-	l.udp.settled()
 	l.cfg.Recorder.FlowsDeleted(found, time.Since(started))
 	return nil
 }

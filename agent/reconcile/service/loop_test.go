@@ -316,6 +316,44 @@ func TestUDPFlowsOfWhatStillAnswersStay(t *testing.T) {
 	r.eventually("the flow of the one that has ended to go", func() bool { return slices.Equal(r.flows.all(), []conntrack.Flow{second}) })
 }
 
+// TestAttemptsThatWentPastTheTable: connections that were begun while there were no rules, and that nobody has
+// answered, are forgotten when the rules are there, and when somebody else had taken them away; all others stay.
+func TestAttemptsThatWentPastTheTable(t *testing.T) {
+	r := newRig(t)
+	tcp := func(dst, reply string) conntrack.Flow {
+		f := flow(dst, reply)
+		f.Original.Protocol, f.Reply.Protocol = state.ProtoTCP, state.ProtoTCP
+		return f
+	}
+	const vip = "10.96.0.1:80"
+	past, kept := tcp(vip, vip), []conntrack.Flow{tcp(vip, "10.0.0.1:8080"), tcp("10.96.0.1:81", "10.96.0.1:81"), tcp("10.0.0.1:80", "10.0.0.1:80")}
+	r.flows.set(append(kept, past)...)
+	r.cluster.put(1, state.ProtoTCP, "10.0.0.1")
+	r.cluster.sync()
+	r.start()
+	r.settled("at the start")
+	expect := func(what string, want ...conntrack.Flow) {
+		t.Helper()
+		r.eventually(what, func() bool { return slices.Equal(r.flows.all(), want) })
+	}
+	expect("at the start", kept...)
+	if n := r.counts.get(func(c *counts) int { return c.flows }); n != 1 {
+		t.Errorf("%d flows are counted as deleted, want 1", n)
+	}
+	looks := r.flows.looked()
+	r.flows.set(append(kept, past)...)
+	r.cluster.put(1, state.ProtoTCP, "10.0.0.2")
+	r.settled("an ordinary change")
+	if r.flows.looked() != looks {
+		t.Error("connection tracking was looked through though the rules were there all the time")
+	}
+	if err := r.fake.Cleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.events <- struct{}{}
+	expect("the table was taken away", kept...)
+}
+
 // TestNoLocalIsTold follows Services whose policy leaves them without an endpoint here.
 func TestNoLocalIsTold(t *testing.T) {
 	r := newRig(t)

@@ -243,6 +243,11 @@ func (f *flows) DeleteWhere(_ context.Context, protocol uint8, stale func(conntr
 	return before - len(f.list), nil
 }
 
+// DeleteUnanswered takes a flow that is not translated for one that nobody has answered.
+func (f *flows) DeleteUnanswered(ctx context.Context, protocol uint8, stale func(conntrack.Flow) bool) (int, error) {
+	return f.DeleteWhere(ctx, protocol, func(x conntrack.Flow) bool { return x.Original.Dst == x.Reply.Src && stale(x) })
+}
+
 // rig is a loop on fakes.
 type rig struct {
 	t       *testing.T

@@ -35,6 +35,8 @@ type Source interface {
 // Flows is connection tracking.
 type Flows interface {
 	DeleteWhere(ctx context.Context, protocol uint8, stale func(conntrack.Flow) bool) (int, error)
+	// DeleteUnanswered looks only at flows that nobody has answered and whose destination is not translated.
+	DeleteUnanswered(ctx context.Context, protocol uint8, stale func(conntrack.Flow) bool) (int, error)
 }
 
 // Recorder counts for the metrics.
@@ -136,6 +138,7 @@ type Loop struct {
 	problems map[snapshot.ServiceName][]desired.Problem
 	refused  map[snapshot.ServiceName]nft.Refusal
 	udp      udpTable
+	passed   bool // connections may have gone past the table while it was not there
 	noLocal  noLocal
 	repaired time.Time
 	fault    string

@@ -69,10 +69,15 @@ func lost(before, next []netip.AddrPort) bool {
 	})
 }
 
+// frontendOf is where the one who began a flow has sent it.
+func frontendOf(f conntrack.Flow) state.FrontendKey {
+	return state.FrontendKey{Addr: f.Original.Dst.Addr().Unmap(), Proto: f.Original.Protocol, Port: f.Original.Dst.Port()}
+}
+
 // stale tells whether a flow goes to an endpoint that the frontend does not have, or past the endpoints
 // that it has by now. Flows to anything else are not ours to judge.
 func (t *udpTable) stale(f conntrack.Flow) bool {
-	key := state.FrontendKey{Addr: f.Original.Dst.Addr().Unmap(), Proto: f.Original.Protocol, Port: f.Original.Dst.Port()}
+	key := frontendOf(f)
 	answers := netip.AddrPortFrom(f.Reply.Src.Addr().Unmap(), f.Reply.Src.Port())
 	translated := answers != netip.AddrPortFrom(key.Addr, key.Port)
 	endpoints, wanted := t.targets[key]
