@@ -17,6 +17,8 @@ import (
 
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 	"github.com/weftnet/weftnet/test/harness"
+	"github.com/weftnet/weftnet/test/nstest"
+	"github.com/weftnet/weftnet/test/steady"
 )
 
 // pps is the rate of the flows that must not lose a packet.
@@ -36,77 +38,58 @@ func fault(t *testing.T, args ...string) {
 }
 
 // steadyFlows sends 1,000 packets a second between two nodes, in both families at once, while
-// disturb runs, and requires that every packet arrived. Where a queue of the tunnel was full it says so, and for how long the machine
-// stood still: the senders then make up for it with more packets at once than a queue holds (500).
+// disturb runs, and requires that every packet arrived.
 func steadyFlows(t *testing.T, port uint16, length time.Duration, disturb func()) {
 	t.Helper()
-	from, to := &probes.Pods[1], &probes.Pods[2]
-	targets := harness.Addresses(to)
-	for i := range targets {
-		if err := cluster.ServeStreams(t.Context(), to, port+uint16(i)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	results := make([]harness.StreamResult, len(targets))
-	errs := make([]error, len(targets))
-	v4, v6, err := cluster.Overruns(t.Context(), to)
-	if err != nil {
-		t.Fatal(err)
-	}
-	queues := tunnelQueues(t, from.Spec.NodeName, to.Spec.NodeName)
-	standstill := watchStandstill()
-	var flows sync.WaitGroup
-	for i, target := range targets {
-		flows.Go(func() {
-			stream := harness.Stream{From: from, To: target, Port: port + uint16(i), For: length, PacketsPerSecond: pps}
-			results[i], errs[i] = cluster.RunStream(t.Context(), stream)
-		})
-	}
+	flows := startFlows(t, &probes.Pods[1], &probes.Pods[2], port, length)
 	disturb()
-	flows.Wait()
-	stood := standstill()
-	for queue, dropped := range tunnelQueues(t, from.Spec.NodeName, to.Spec.NodeName) {
-		if dropped > queues[queue] {
-			t.Logf("the queue to %s was full: %d packets dropped; the machine stood still for up to %s", queue, dropped-queues[queue], stood)
+	flows.allArrive(t)
+}
+
+// flows go from one Pod to another, in each family one.
+type flows struct {
+	packets int
+	of      map[netip.Addr]*steady.Flow
+	nodes   []string
+	// queues is what the queues of the tunnel had dropped before.
+	queues map[string]int
+}
+
+func startFlows(t *testing.T, from, to *corev1.Pod, port uint16, length time.Duration) flows {
+	t.Helper()
+	f := flows{packets: int(length.Seconds() * pps), of: map[netip.Addr]*steady.Flow{}, nodes: []string{from.Spec.NodeName, to.Spec.NodeName}}
+	f.queues = tunnelQueues(t, f.nodes...)
+	sender, receiver := podNamespace(t, from), podNamespace(t, to)
+	for _, target := range harness.Addresses(to) {
+		f.of[target] = steady.Start(t, sender, receiver, netip.AddrPortFrom(target, port), pps, f.packets)
+	}
+	return f
+}
+
+// allArrive waits for the end of the flows, and tells which queues of the tunnel were full meanwhile: it is where a packet may have been lost.
+func (f flows) allArrive(t *testing.T) {
+	t.Helper()
+	for target, flow := range f.of {
+		lost, which := flow.Lost()
+		t.Logf("flow to %s: %d packets, %d lost", target, f.packets, lost)
+		if lost != 0 {
+			t.Errorf("flow to %s: %d of %d packets were lost: %s", target, lost, f.packets, which)
 		}
 	}
-	after4, after6, err := cluster.Overruns(t.Context(), to)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, target := range targets {
-		overrun := after4 - v4
-		if target.Is6() {
-			overrun = after6 - v6
+	for queue, dropped := range tunnelQueues(t, f.nodes...) {
+		if dropped > f.queues[queue] {
+			t.Logf("the queue to %s was full: %d packets dropped", queue, dropped-f.queues[queue])
 		}
-		checkFlow(t, target, results[i], errs[i], overrun, length)
 	}
 }
 
-// watchStandstill measures the longest time for which this process did not run though it wanted to, until it is asked. A virtual
-// machine may stand still as a whole.
-func watchStandstill() (longest func() time.Duration) {
-	const every = 5 * time.Millisecond
-	done, result := make(chan struct{}), make(chan time.Duration)
-	go func() {
-		ticker := time.NewTicker(every)
-		defer ticker.Stop()
-		var most time.Duration
-		for last := time.Now(); ; {
-			select {
-			case <-done:
-				result <- most
-				return
-			case <-ticker.C:
-				now := time.Now()
-				most, last = max(most, now.Sub(last)), now
-			}
-		}
-	}()
-	return func() time.Duration {
-		close(done)
-		return <-result
+func podNamespace(t *testing.T, pod *corev1.Pod) *nstest.Namespace {
+	t.Helper()
+	path, err := cluster.PodNamespace(t.Context(), pod)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return nstest.Open(t, path)
 }
 
 // tunnelQueues counts, for each queue that WireGuard's process on a node reads from, what was dropped because it was full.
@@ -126,22 +109,6 @@ func tunnelQueues(t *testing.T, nodes ...string) map[string]int {
 		drops["weft0 of "+node] = device
 	}
 	return drops
-}
-
-func checkFlow(t *testing.T, target netip.Addr, result harness.StreamResult, err error, overrun int, length time.Duration) {
-	t.Helper()
-	if err != nil {
-		t.Errorf("flow to %s: %v", target, err)
-		return
-	}
-	lost := result.Lost - overrun
-	t.Logf("flow to %s: %d packets, %d lost on the way (%d more reached the Pod while its program did not run)", target, result.Packets, lost, overrun)
-	if want := int(length.Seconds()*pps) * 9 / 10; result.Packets < want {
-		t.Errorf("flow to %s: only %d packets were sent, want about %d: the test proves little", target, result.Packets, want)
-	}
-	if lost != 0 {
-		t.Errorf("flow to %s: %d of %d packets were lost", target, lost, result.Packets)
-	}
 }
 
 // liveTCP has a TCP stream between two nodes in each family at once, well below what the mesh can carry, and gives a

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -200,4 +202,22 @@ func Addresses(pod *corev1.Pod) []netip.Addr {
 		}
 	}
 	return addrs
+}
+
+// PodNamespace is a file of the Pod's network namespace, /proc/PID/ns/net of one of its processes on this machine.
+func (c *Cluster) PodNamespace(ctx context.Context, pod *corev1.Pod) (string, error) {
+	link, err := c.Exec(ctx, pod, "readlink", "/proc/self/ns/net")
+	if err != nil {
+		return "", fmt.Errorf("find the network namespace of Pod %s: %w", pod.Name, err)
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return "", err
+	}
+	for _, path := range processes {
+		if its, err := os.Readlink(path); err == nil && its == strings.TrimSpace(link) {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("no process is in the network namespace %s of Pod %s", link, pod.Name)
 }

@@ -13,26 +13,22 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Stream is a constant flow of small UDP packets, or as much TCP as goes through.
+// Stream is a TCP stream.
 type Stream struct {
 	From *corev1.Pod
 	To   netip.Addr
 	Port uint16
 	For  time.Duration
-	// PacketsPerSecond of UDP, with 100 bytes each; 0 means TCP.
-	PacketsPerSecond int
-	// BitsPerSecond of TCP; 0 means full speed.
+	// BitsPerSecond; 0 means full speed.
 	BitsPerSecond int
-	// Parallel TCP connections; 0 means one.
+	// Parallel connections; 0 means one.
 	Parallel int
 }
 
 // StreamResult is what the receiving side counted.
 type StreamResult struct {
-	Packets, Lost int
 	BitsPerSecond float64
-	// Retransmits of TCP.
-	Retransmits int
+	Retransmits   int
 	// Seconds in which the stream was looked at, and Idle those of them in which nothing was sent.
 	Seconds, Idle int
 }
@@ -49,14 +45,9 @@ func (c *Cluster) ServeStreams(ctx context.Context, pod *corev1.Pod, port uint16
 	})
 }
 
-const datagramBytes = 100
-
 // RunStream sends and returns when all has been sent and counted.
 func (c *Cluster) RunStream(ctx context.Context, s Stream) (StreamResult, error) {
 	args := []string{"iperf3", "-c", s.To.String(), "-p", strconv.Itoa(int(s.Port)), "-J", "-t", strconv.Itoa(int(s.For.Seconds()))}
-	if s.PacketsPerSecond > 0 {
-		args = append(args, "-u", "-l", strconv.Itoa(datagramBytes), "-b", strconv.Itoa(s.PacketsPerSecond*datagramBytes*8))
-	}
 	if s.BitsPerSecond > 0 {
 		args = append(args, "-b", strconv.Itoa(s.BitsPerSecond))
 	}
@@ -67,25 +58,22 @@ func (c *Cluster) RunStream(ctx context.Context, s Stream) (StreamResult, error)
 	if err != nil {
 		return StreamResult{}, fmt.Errorf("stream to %s: %w: %s", s.To, err, tail(out, 500))
 	}
-	return parseStream([]byte(out), s.PacketsPerSecond > 0)
+	return parseStream([]byte(out))
 }
 
 type flowSum struct {
-	Packets       int     `json:"packets"`
-	Lost          int     `json:"lost_packets"`
 	BitsPerSecond float64 `json:"bits_per_second"`
 	Retransmits   int     `json:"retransmits"`
 }
 
 // parseStream reads the report that iperf3 prints with -J.
-func parseStream(report []byte, udp bool) (StreamResult, error) {
+func parseStream(report []byte) (StreamResult, error) {
 	var r struct {
 		Error     string `json:"error"`
 		Intervals []struct {
 			Sum flowSum `json:"sum"`
 		} `json:"intervals"`
 		End struct {
-			Sum      flowSum `json:"sum"`
 			Sent     flowSum `json:"sum_sent"`
 			Received flowSum `json:"sum_received"`
 		} `json:"end"`
@@ -96,9 +84,6 @@ func parseStream(report []byte, udp bool) (StreamResult, error) {
 	if r.Error != "" {
 		return StreamResult{}, fmt.Errorf("stream: %s", r.Error)
 	}
-	if udp {
-		return StreamResult{Packets: r.End.Sum.Packets, Lost: r.End.Sum.Lost, BitsPerSecond: r.End.Sum.BitsPerSecond}, nil
-	}
 	result := StreamResult{BitsPerSecond: r.End.Received.BitsPerSecond, Retransmits: r.End.Sent.Retransmits, Seconds: len(r.Intervals)}
 	for _, i := range r.Intervals {
 		if i.Sum.BitsPerSecond == 0 {
@@ -106,16 +91,6 @@ func parseStream(report []byte, udp bool) (StreamResult, error) {
 		}
 	}
 	return result, nil
-}
-
-// Overruns counts the datagrams that reached a Pod and were dropped there because the program that
-// should have read them was not given a processor in time: arrived, as far as the network goes.
-func (c *Cluster) Overruns(ctx context.Context, pod *corev1.Pod) (v4, v6 int, err error) {
-	out, err := c.Exec(ctx, pod, "cat", "/proc/net/snmp", "/proc/net/snmp6")
-	if err != nil {
-		return 0, 0, fmt.Errorf("read the counters of Pod %s: %w", pod.Name, err)
-	}
-	return ParseOverruns(out)
 }
 
 // ParseOverruns reads RcvbufErrors of UDP: in snmp a line of names and a line of values, in snmp6 a

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -61,22 +60,12 @@ func (p place) inNode(t *testing.T, node string) place {
 // podPlace stands in a Pod.
 func podPlace(t *testing.T, pod *corev1.Pod) place {
 	t.Helper()
-	link, err := cluster.Exec(t.Context(), pod, "readlink", "/proc/self/ns/net")
+	path, err := cluster.PodNamespace(t.Context(), pod)
 	if err != nil {
 		t.Fatal(err)
 	}
-	processes, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range processes {
-		if its, err := os.Readlink(path); err == nil && its == strings.TrimSpace(link) {
-			p := place{name: "Pod " + pod.Name + " on " + pod.Spec.NodeName, ns: nstest.Open(t, path), addrs: harness.Addresses(pod)}
-			return p.inNode(t, pod.Spec.NodeName)
-		}
-	}
-	t.Fatalf("no process is in the network namespace %s of Pod %s", link, pod.Name)
-	return place{}
+	p := place{name: "Pod " + pod.Name + " on " + pod.Spec.NodeName, ns: nstest.Open(t, path), addrs: harness.Addresses(pod)}
+	return p.inNode(t, pod.Spec.NodeName)
 }
 
 // nodePlace stands on a node; hosts are the probes of the host network, in the order of nodes.
