@@ -15,11 +15,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// load makes requests at a steady rate, each over a connection of its own, and keeps what failed.
+// load makes requests at a steady rate, each over a connection of its own, and keeps what failed, and
+// what was done meanwhile.
 type load struct {
 	mu       sync.Mutex
 	made     int
 	failures []string
+	notes    []string
 	stop     context.CancelFunc
 	done     chan struct{}
 }
@@ -62,8 +64,18 @@ func (l *load) one(t *testing.T, a aim) {
 	defer l.mu.Unlock()
 	l.made++
 	if err != nil {
-		l.failures = append(l.failures, fmt.Sprintf("%s %s -> %s, after %s: %v", began.Format("15:04:05.000"), a.from.name, a.to, time.Since(began).Round(time.Millisecond), err))
+		l.failures = append(l.failures, fmt.Sprintf("%s %s -> %s, after %s: %v", began.Format(clock), a.from.name, a.to, time.Since(began).Round(time.Millisecond), err))
 	}
+}
+
+// clock of what is told, to sort by and to hold against the logs of the nodes.
+const clock = "15:04:05.000"
+
+// note tells what happens now, for whoever looks for the cause of a failure at that moment.
+func (l *load) note(what string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.notes = append(l.notes, time.Now().Format(clock)+" -- "+what)
 }
 
 // end stops the load and requires that no request has failed, and that there were about as many as
@@ -76,8 +88,11 @@ func (l *load) end(t *testing.T, perSecond int, lasted time.Duration) {
 	if want := int(lasted.Seconds() * float64(perSecond) * 0.8); l.made < want {
 		t.Errorf("only %d requests were made, want at least %d: the test proves little", l.made, want)
 	}
+	told := slices.Concat(l.failures[:min(len(l.failures), 20)], l.notes)
+	slices.Sort(told)
 	if len(l.failures) > 0 {
-		slices.Sort(l.failures)
-		t.Errorf("%d of %d requests failed:\n%s", len(l.failures), l.made, strings.Join(l.failures[:min(len(l.failures), 20)], "\n"))
+		t.Errorf("%d of %d requests failed:\n%s", len(l.failures), l.made, strings.Join(told, "\n"))
+	} else if len(told) > 0 {
+		t.Logf("meanwhile:\n%s", strings.Join(told, "\n"))
 	}
 }

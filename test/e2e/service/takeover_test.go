@@ -22,13 +22,14 @@ import (
 	"github.com/weftnet/weftnet/test/testbed/layout"
 )
 
-// TestZTakeOverFromKubeProxy has a live cluster served by kube-proxy, switches Weftnet's own service
-// proxy on, ends kube-proxy and removes its rules. Connections that were translated by kube-proxy go
-// on, and at no moment does a new one fail. It comes last, since it sets the chart anew twice.
+// TestZTakeOverFromKubeProxy has a live cluster go over to kube-proxy, and back: kube-proxy is started beside
+// Weftnet's service proxy, that is switched off and on again, kube-proxy is ended and its rules are removed. Connections
+// go on, whoever has translated them, and at no moment does a new one fail. It comes last, since it sets the chart anew twice.
+//
+// One of the two is always there. An attempt that nobody translates is kept by connection tracking for two minutes, as it is, and
+// a connection that is given its port meanwhile goes the same way: to the reject of kube-proxy's that asks for no translation.
 func TestZTakeOverFromKubeProxy(t *testing.T) {
 	s := makeService(t, "taken", func(spec *corev1.ServiceSpec) { spec.Type = corev1.ServiceTypeNodePort })
-	setProxy(t, false)
-	proxies := startKubeProxies(t)
 	var aims []aim
 	for family, ip := range clusterIPs(s) {
 		for _, from := range insiders(t) {
@@ -37,27 +38,43 @@ func TestZTakeOverFromKubeProxy(t *testing.T) {
 		aims = append(aims, aim{outsidePlace(t, 1+family), netip.AddrPortFrom(nodeAddrs(0)[family], nodePort(s, corev1.ProtocolTCP))})
 	}
 	var lines []*line
-	for _, a := range aims {
-		reaches(t, a.from, corev1.ProtocolTCP, a.to, allPods()...)
-		lines = append(lines, openLine(t, a))
+	open := func() {
+		for _, a := range aims {
+			reaches(t, a.from, corev1.ProtocolTCP, a.to, allPods()...)
+			lines = append(lines, openLine(t, a))
+		}
 	}
+	open()
+	proxies := startKubeProxies(t)
+	awaitKubeProxies(t, s)
 	began := time.Now()
 	l := startLoad(t, 100, aims)
+	l.note("kube-proxy runs; the chart is set to have no service proxy")
+	setProxy(t, false)
+	open()
+	l.note("the chart is set to have the service proxy")
 	setProxy(t, true)
+	l.note("every node has the service table")
 	awaitFinding(t, metav1.ConditionTrue, "KubeProxyRunning")
+	l.note("every node tells of kube-proxy; kube-proxy is ended")
 	for _, p := range proxies {
 		p.Stop(t)
 	}
+	l.note("no kube-proxy runs")
 	awaitFinding(t, metav1.ConditionTrue, "KubeProxyRulesLeft")
+	l.note("every node tells of the rules that are left; the dry run begins")
 	if out, err := weft(t, "cleanup", "kube-proxy", "--all-nodes", "--dry-run", "--namespace", harness.Namespace); err != nil || !strings.Contains(out, "would remove table ip kube-proxy") {
 		t.Errorf("dry run: %v\n%s", err, out)
 	}
+	l.note("the cleanup begins")
 	out, err := weft(t, "cleanup", "kube-proxy", "--all-nodes", "--namespace", harness.Namespace)
 	if err != nil {
 		t.Errorf("cleanup: %v", err)
 	}
 	t.Log(out)
+	l.note("the cleanup has ended")
 	awaitFinding(t, metav1.ConditionFalse, "NoKubeProxy")
+	l.note("no node has anything of kube-proxy")
 	for _, line := range lines {
 		line.stillAnswers(t)
 	}
@@ -107,6 +124,25 @@ func startKubeProxies(t *testing.T) []*kubeproxy.Proxy {
 		}))
 	}
 	return out
+}
+
+// awaitKubeProxies waits until the rules of kube-proxy know a Service on every node, in both families.
+func awaitKubeProxies(t *testing.T, s *corev1.Service) {
+	t.Helper()
+	err := harness.Eventually(t.Context(), 2*time.Minute, "every kube-proxy knows the Service", func(context.Context) error {
+		for node := range probes.Hosts {
+			for family, ip := range clusterIPs(s) {
+				out, err := onNode(t, node, "nft", "list", "map", []string{"ip", "ip6"}[family], "kube-proxy", "service-ips")
+				if err != nil || !strings.Contains(out, ip.String()+" . tcp") {
+					return fmt.Errorf("node %d, %s: %v: %s", node+1, ip, err, out)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func podCIDRs() string {
