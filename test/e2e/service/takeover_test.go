@@ -133,8 +133,11 @@ func awaitKubeProxies(t *testing.T, s *corev1.Service) {
 		for node := range probes.Hosts {
 			for family, ip := range clusterIPs(s) {
 				out, err := onNode(t, node, "nft", "list", "map", []string{"ip", "ip6"}[family], "kube-proxy", "service-ips")
-				if err != nil || !strings.Contains(out, ip.String()+" . tcp") {
-					return fmt.Errorf("node %d, %s: %v: %s", node+1, ip, err, out)
+				if err != nil {
+					return fmt.Errorf("node %d: %w: %s", node+1, err, out)
+				}
+				if !strings.Contains(out, ip.String()+" . tcp") {
+					return fmt.Errorf("node %d: %s is not among %s", node+1, ip, out)
 				}
 			}
 		}
