@@ -6,6 +6,7 @@
 package conntrack
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -156,14 +157,15 @@ func (k *Kernel) DeleteWhere(ctx context.Context, protocol uint8, stale func(Flo
 	return k.deleteWhere(ctx, filterOf(protocol), func(f Flow, _ []byte) bool { return f.Original.Protocol == protocol && stale(f) })
 }
 
-// DeleteUnanswered deletes, of the flows of a protocol that nobody has answered and of which the destination is as the sender
-// has it, those that stale tells, and says how many. The kernel lists no others where it knows CTA_STATUS_MASK, and of a large table
-// they are few. stale must not wait for anything.
+// DeleteUnanswered deletes, of the flows of a protocol that nobody has answered and whose destination is not
+// translated, those that stale tells, and says how many; of TCP only connections that have just been begun. The kernel lists no others where
+// it knows CTA_STATUS_MASK, and of a large table they are few. stale must not wait for anything.
 func (k *Kernel) DeleteUnanswered(ctx context.Context, protocol uint8, stale func(Flow) bool) (int, error) {
 	const without = seenReply | dstTranslated
 	filter := wire.Put(filterOf(protocol), wire.Big32(ctaStatus, 0), wire.Big32(ctaStatusMask, without))
 	return k.deleteWhere(ctx, filter, func(f Flow, attrs []byte) bool {
-		return f.Original.Protocol == protocol && wire.BigUint32(wire.Lookup(attrs, ctaStatus))&without == 0 && stale(f)
+		return f.Original.Protocol == protocol && wire.BigUint32(wire.Lookup(attrs, ctaStatus))&without == 0 &&
+			(protocol != state.ProtoTCP || bytes.Equal(wire.Lookup(attrs, ctaProtoInfo, protoInfoTCP, tcpState), []byte{tcpSynSent})) && stale(f)
 	})
 }
 

@@ -36,7 +36,8 @@ const (
 
 	protoInfoTCP = 1
 	tcpState     = 1
-	tcpTimeWait  = 7 // enum tcp_conntrack
+	tcpSynSent   = 1 // enum tcp_conntrack
+	tcpTimeWait  = 7
 	tcpClose     = 8
 
 	// maxFiltered is for how many addresses the kernel is asked one by one: it walks the whole table

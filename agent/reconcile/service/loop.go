@@ -211,14 +211,13 @@ func (l *Loop) take(now time.Time) {
 // repair lists the table and puts right what is not as it was written.
 func (l *Loop) repair(ctx context.Context) error {
 	out, err := l.ledger.Reload(ctx)
-	l.cfg.Recorder.Wrote(out)
+	l.wrote(out)
 	if err != nil {
 		return fmt.Errorf("repair the table: %w", err)
 	}
 	l.doubtful = false
-	l.note(out)
 	if out.Transactions > 0 && l.synced {
-		l.repaired, l.passed = time.Now(), true
+		l.repaired = time.Now()
 		l.cfg.Recorder.Repaired()
 		l.cfg.Log.Info("put back what somebody else had changed", "table", state.ServiceTableName, "change", out.String(), "rules", out.Frame.String())
 	}
@@ -252,6 +251,8 @@ func (l *Loop) afterwards(ctx context.Context, now time.Time, full bool) error {
 // cutStale deletes the flows that go where no new one would.
 func (l *Loop) cutStale(ctx context.Context) error {
 	if l.cfg.Flows == nil {
+		l.udp.settled()
+		l.passed = false
 		return nil
 	}
 	if l.udp.suspect {

@@ -352,6 +352,13 @@ func TestAttemptsThatWentPastTheTable(t *testing.T) {
 	}
 	r.events <- struct{}{}
 	expect("the table was taken away", kept...)
+	r.settled("the table was taken away")
+	r.flows.set(append(kept, past)...)
+	if err := r.fake.Cleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.cluster.put(1, state.ProtoTCP, "10.0.0.1")
+	expect("it was put back by a change that came before the event", kept...)
 }
 
 // TestNoLocalIsTold follows Services whose policy leaves them without an endpoint here.

@@ -46,8 +46,7 @@ func (l *Loop) newFacts(ctx context.Context, node snapshot.ServiceNode) error {
 
 func (l *Loop) frame(ctx context.Context, node snapshot.ServiceNode, timeouts []time.Duration) error {
 	out, err := l.ledger.Frame(ctx, desired.Table(node, timeouts))
-	l.cfg.Recorder.Wrote(out)
-	l.note(out)
+	l.wrote(out)
 	if err != nil {
 		return fmt.Errorf("write the rules: %w", err)
 	}
@@ -160,8 +159,7 @@ func (l *Loop) write(ctx context.Context, p part) error {
 		return err
 	}
 	out, err := l.ledger.Put(ctx, p.puts)
-	l.cfg.Recorder.Wrote(out)
-	l.note(out)
+	l.wrote(out)
 	if err != nil {
 		return fmt.Errorf("write the elements: %w", err)
 	}
@@ -233,8 +231,11 @@ func rankOf(svc *snapshot.Service, served bool) uint8 {
 	}
 }
 
-// note keeps which Services the kernel refused.
-func (l *Loop) note(out nft.Outcome) {
+// wrote keeps what came of writing: which Services the kernel refused, and whether the table had to be looked at and put
+// right, since it may not have been there for a while.
+func (l *Loop) wrote(out nft.Outcome) {
+	l.cfg.Recorder.Wrote(out)
+	l.passed = l.passed || (out.Observed && out.Transactions > 0)
 	for _, r := range out.Refused {
 		name := nameOf(r.Owner)
 		if _, known := l.refused[name]; !known {
