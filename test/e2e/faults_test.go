@@ -48,6 +48,7 @@ func steadyFlows(t *testing.T, port uint16, length time.Duration, disturb func()
 
 // flows go from one Pod to another, in each family one.
 type flows struct {
+	length  time.Duration
 	packets int
 	of      map[netip.Addr]*steady.Flow
 	nodes   []string
@@ -57,7 +58,7 @@ type flows struct {
 
 func startFlows(t *testing.T, from, to *corev1.Pod, port uint16, length time.Duration) flows {
 	t.Helper()
-	f := flows{packets: int(length.Seconds() * pps), of: map[netip.Addr]*steady.Flow{}, nodes: []string{from.Spec.NodeName, to.Spec.NodeName}}
+	f := flows{length: length, packets: int(length.Seconds() * pps), of: map[netip.Addr]*steady.Flow{}, nodes: []string{from.Spec.NodeName, to.Spec.NodeName}}
 	f.queues = tunnelQueues(t, f.nodes...)
 	sender, receiver := podNamespace(t, from), podNamespace(t, to)
 	for _, target := range harness.Addresses(to) {
@@ -71,7 +72,10 @@ func (f flows) allArrive(t *testing.T) {
 	t.Helper()
 	for target, flow := range f.of {
 		lost, which := flow.Lost()
-		t.Logf("flow to %s: %d packets, %d lost", target, f.packets, lost)
+		t.Logf("flow to %s: %d packets, %d lost; the longest pause of the sender was %s", target, f.packets, lost, flow.Pause().Round(time.Millisecond))
+		if flow.Pause() > f.length/2 {
+			t.Errorf("flow to %s: nothing was sent for %s: the test proves little", target, flow.Pause())
+		}
 		if lost != 0 {
 			t.Errorf("flow to %s: %d of %d packets were lost: %s", target, lost, f.packets, which)
 		}

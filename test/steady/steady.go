@@ -31,8 +31,8 @@ const (
 	// makes up for all that it missed is no steady one: it sends more than the queues on the way can hold
 	// (500 packets before a TUN device).
 	burst = 50
-	// buffer of the receiving socket, in bytes: 10 seconds of 1,000 packets, at 768 bytes of the kernel's
-	// memory each, for as long as this program is not given a processor.
+	// buffer of the receiving socket, in bytes, of which the kernel makes twice as many: 20 seconds of 1,000 packets, at
+	// 768 bytes of the kernel's memory each, for as long as this program is not given a processor.
 	buffer = 8 << 20
 	// silence after which nothing more is on its way.
 	silence = 2 * time.Second
@@ -45,6 +45,8 @@ type Flow struct {
 	counted chan struct{}
 	missing missing
 	arrived atomic.Int64
+	// pause is the longest between two packets that were sent.
+	pause time.Duration
 	// unsent are the packets that the kernel did not take, which are lost as well; refused is its last reason.
 	unsent  atomic.Int64
 	refused error
@@ -123,9 +125,12 @@ func (f *Flow) send(perSecond, packets int) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	payload := make([]byte, datagram)
-	p := pace{interval: interval, next: time.Now()}
+	last := time.Now()
+	p := pace{interval: interval, next: last}
 	for sent := 0; sent < packets; <-ticker.C {
 		for range min(p.due(time.Now()), packets-sent) {
+			now := time.Now()
+			f.pause, last = max(f.pause, now.Sub(last)), now
 			binary.BigEndian.PutUint64(payload, uint64(sent))
 			sent++
 			if _, err := f.out.Write(payload); errors.Is(err, net.ErrClosed) {
@@ -155,33 +160,50 @@ func (p *pace) due(now time.Time) int {
 	return min(n, burst)
 }
 
-// count reads until all have come, or nothing more comes.
+// count reads until all have come, or nothing more comes: not once, since a deadline may pass while the machine stands still
+// and what has come waits to be read.
 func (f *Flow) count() {
 	defer close(f.counted)
 	payload := make([]byte, datagram+1)
-	for len(f.missing) > 0 {
+	for silences := 0; len(f.missing) > 0 && silences < 2; {
+		over := f.over()
 		if err := f.in.SetReadDeadline(time.Now().Add(silence)); err != nil {
 			return
 		}
 		n, err := f.in.Read(payload)
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			select {
-			case <-f.sending:
-				return
-			default: // cut, or not begun
-			}
+		case errors.Is(err, os.ErrDeadlineExceeded) && over:
+			silences++
+		case errors.Is(err, os.ErrDeadlineExceeded): // cut, or not begun
 		case err != nil:
 			return
 		case n == datagram:
+			silences = 0
 			delete(f.missing, binary.BigEndian.Uint64(payload))
 			f.arrived.Add(1)
 		}
 	}
 }
 
+// over tells whether all has been sent.
+func (f *Flow) over() bool {
+	select {
+	case <-f.sending:
+		return true
+	default:
+		return false
+	}
+}
+
 // Arrived counts the packets that have come so far.
 func (f *Flow) Arrived() int { return int(f.arrived.Load()) }
+
+// Pause is the longest time in which nothing was sent, once all has been: what happened meanwhile
+// has met no packet.
+func (f *Flow) Pause() time.Duration {
+	<-f.sending
+	return f.pause
+}
 
 // Lost waits until all has been sent and has come, or comes no more, and counts what was lost. The text tells which,
 // for whoever looks for the cause.

@@ -72,7 +72,7 @@ func TestAllArrive(t *testing.T) {
 // TestACutIsTold: what is sent while the link is down is lost, what comes after it arrives, and the reason is told.
 func TestACutIsTold(t *testing.T) {
 	from, to, target := pair(t)
-	const packets = 3000
+	const packets = 5000
 	f := Start(t, from, to, target, 1000, packets)
 	reach := func(what string, counter func() int, n int) {
 		t.Helper()

@@ -256,13 +256,16 @@ func TestAConnectionFromBeforeTheRules(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = server.Close() })
 			connected := make(chan error, 1)
-			go m.ns.Do(t, func() {
-				c, err := net.DialTimeout("tcp", net.JoinHostPort(row.vip, "80"), 30*time.Second)
-				if err == nil {
-					_ = c.Close()
-				}
-				connected <- err
-			})
+			go func() {
+				defer close(connected) // also where Do fails the test
+				m.ns.Do(t, func() {
+					c, err := net.DialTimeout("tcp", net.JoinHostPort(row.vip, "80"), 30*time.Second)
+					if err == nil {
+						_ = c.Close()
+					}
+					connected <- err
+				})
+			}()
 			poll.Until(t, patience, "the connection is begun", func() error {
 				flows, err := m.flows.List(t.Context())
 				if err != nil || len(flows) == 0 {

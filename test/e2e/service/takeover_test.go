@@ -26,8 +26,8 @@ import (
 // Weftnet's service proxy, that is switched off and on again, kube-proxy is ended and its rules are removed. Connections
 // go on, whoever has translated them, and at no moment does a new one fail. It comes last, since it sets the chart anew twice.
 //
-// One of the two is always there. An attempt that nobody translates is kept by connection tracking for two minutes, as it is, and
-// a connection that is given its port meanwhile goes the same way: to the reject of kube-proxy's that asks for no translation.
+// One of the two is always there. An attempt that nobody has translated stays in connection tracking for two minutes, and a
+// connection that is given its port meanwhile is not translated either: kube-proxy's rules refuse it.
 func TestZTakeOverFromKubeProxy(t *testing.T) {
 	s := makeService(t, "taken", func(spec *corev1.ServiceSpec) { spec.Type = corev1.ServiceTypeNodePort })
 	var aims []aim
