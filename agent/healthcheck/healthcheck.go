@@ -10,10 +10,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weftnet/agent/desired/service"
 	"github.com/weftnet/weftnet/agent/snapshot"
@@ -51,6 +56,7 @@ type Config struct {
 type instance struct {
 	services *Services
 	name     snapshot.ServiceName
+	addrs    []netip.Addr
 	port     uint16
 	server   *http.Server
 	fault    error
@@ -70,7 +76,7 @@ func (s *Services) Put(_ context.Context, wanted []service.Wanted) error {
 	defer s.mu.Unlock()
 	// What goes first makes room: two Services may exchange their ports.
 	for _, w := range wanted {
-		if i := s.find(w.Service); i != nil && (w.HealthCheck == nil || w.HealthCheck.Port != i.port) {
+		if i := s.find(w.Service); i != nil && !i.listensAsWanted(w.HealthCheck) {
 			i.close()
 			delete(s.open, w.Service)
 			delete(s.closed, w.Service)
@@ -82,7 +88,7 @@ func (s *Services) Put(_ context.Context, wanted []service.Wanted) error {
 		}
 		i := s.find(w.Service)
 		if i == nil {
-			i = &instance{services: s, name: w.Service, port: w.HealthCheck.Port}
+			i = &instance{services: s, name: w.Service, addrs: w.HealthCheck.Addrs, port: w.HealthCheck.Port}
 		}
 		i.set(w.HealthCheck.LocalReady)
 		s.place(i)
@@ -161,19 +167,45 @@ const (
 	idleTimeout = 2 * time.Minute
 )
 
-// listen opens the port on every address: who may reach it is up to whoever guards the node.
+func (i *instance) listensAsWanted(h *service.HealthCheck) bool {
+	return h != nil && h.Port == i.port && slices.Equal(h.Addrs, i.addrs)
+}
+
+// listen opens the port on all addresses, or on none.
 func (i *instance) listen() error {
-	listener, err := net.Listen("tcp", ":"+strconv.Itoa(int(i.port)))
-	if err != nil {
-		return err
+	config := net.ListenConfig{Control: beforeAddress}
+	var listeners []net.Listener
+	for _, addr := range i.addrs {
+		l, err := config.Listen(context.Background(), "tcp", netip.AddrPortFrom(addr, i.port).String())
+		if err != nil {
+			for _, open := range listeners {
+				_ = open.Close()
+			}
+			return err
+		}
+		listeners = append(listeners, l)
 	}
 	i.server = &http.Server{Handler: i, ReadHeaderTimeout: readTimeout, IdleTimeout: idleTimeout}
-	go func() {
-		if err := i.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			i.services.cfg.Log.Warn("answer health checks", "service", i.name.String(), "error", err)
-		}
-	}()
+	for _, l := range listeners {
+		go func() {
+			if err := i.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				i.services.cfg.Log.Warn("answer health checks", "service", i.name.String(), "address", l.Addr().String(), "error", err)
+			}
+		}()
+	}
 	return nil
+}
+
+// beforeAddress has a socket listen on an address that the node does not have at the moment: one whose link was
+// taken down, or a new one of IPv6 that is still looked for in the network.
+func beforeAddress(network, _ string, c syscall.RawConn) error {
+	level, option := unix.IPPROTO_IP, unix.IP_FREEBIND
+	if network == "tcp6" {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_FREEBIND
+	}
+	var fault error
+	err := c.Control(func(fd uintptr) { fault = unix.SetsockoptInt(int(fd), level, option, 1) })
+	return errors.Join(err, os.NewSyscallError("setsockopt FREEBIND", fault))
 }
 
 func (i *instance) close() {

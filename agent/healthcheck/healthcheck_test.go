@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -31,6 +33,8 @@ func (p *proxy) config() Config {
 	}
 }
 
+var loopback = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}
+
 // freePort is one that nobody listens on.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
@@ -44,8 +48,13 @@ func freePort(t *testing.T) uint16 {
 
 func ask(t *testing.T, port uint16) (int, http.Header, string) {
 	t.Helper()
+	return askAt(t, loopback[0], port)
+}
+
+func askAt(t *testing.T, addr netip.Addr, port uint16) (int, http.Header, string) {
+	t.Helper()
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
-	r, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/", port))
+	r, err := client.Get("http://" + netip.AddrPortFrom(addr, port).String())
 	if err != nil {
 		return 0, nil, err.Error()
 	}
@@ -76,17 +85,17 @@ func TestServiceAnswersAsKubeProxyDoes(t *testing.T) {
 			t.Errorf("answer %d %v\n%s\nwant %d\n%s", got, head, body, code, want)
 		}
 	}
-	put(&service.HealthCheck{Port: port, LocalReady: 2})
+	put(&service.HealthCheck{Addrs: loopback, Port: port, LocalReady: 2})
 	expect(http.StatusOK, 2, true)
-	put(&service.HealthCheck{Port: port})
+	put(&service.HealthCheck{Addrs: loopback, Port: port})
 	expect(http.StatusServiceUnavailable, 0, true)
-	put(&service.HealthCheck{Port: port, LocalReady: 1})
+	put(&service.HealthCheck{Addrs: loopback, Port: port, LocalReady: 1})
 	p.healthy = false
 	expect(http.StatusServiceUnavailable, 1, false)
 	p.healthy = true
 	old := port
 	port = freePort(t)
-	put(&service.HealthCheck{Port: port, LocalReady: 1})
+	put(&service.HealthCheck{Addrs: loopback, Port: port, LocalReady: 1})
 	expect(http.StatusOK, 1, true)
 	if code, _, body := ask(t, old); code != 0 {
 		t.Errorf("the port of before still answers %d %s", code, body)
@@ -95,6 +104,41 @@ func TestServiceAnswersAsKubeProxyDoes(t *testing.T) {
 	if code, _, body := ask(t, port); code != 0 {
 		t.Errorf("a Service without a health check answers %d %s", code, body)
 	}
+}
+
+// TestOnlyTheAddressesOfNodePortsAnswer, also those that the node does not have at the moment, and they may change.
+func TestOnlyTheAddressesOfNodePortsAnswer(t *testing.T) {
+	p := &proxy{healthy: true, eligible: true}
+	s := NewServices(p.config())
+	port := freePort(t)
+	first, second, third := loopback[0], loopback[1], netip.MustParseAddr("::1")
+	absent := []netip.Addr{netip.MustParseAddr("192.0.2.77"), netip.MustParseAddr("2001:db8::77")}
+	put := func(addrs ...netip.Addr) {
+		t.Helper()
+		w := service.Wanted{Service: snapshot.ServiceName{Namespace: "web", Name: "shop"}, HealthCheck: &service.HealthCheck{Addrs: addrs, Port: port, LocalReady: 1}}
+		if err := s.Put(t.Context(), []service.Wanted{w}); err != nil {
+			t.Fatal(err)
+		}
+		for _, addr := range []netip.Addr{first, second, third} {
+			want := 0
+			if slices.Contains(addrs, addr) {
+				want = http.StatusOK
+			}
+			if code, _, body := askAt(t, addr, port); code != want {
+				t.Errorf("listening on %v: %s answers %d %s, want %d", addrs, addr, code, body, want)
+			}
+		}
+		if problems := s.Problems(); len(problems) != 0 {
+			t.Errorf("listening on %v: %v", addrs, problems)
+		}
+	}
+	put(first, third)
+	put(append(absent, second)...)
+	put()
+	put(first, second)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.Run(ctx)
 }
 
 func TestTakenPortIsReportedAndTriedAgain(t *testing.T) {
@@ -106,7 +150,7 @@ func TestTakenPortIsReportedAndTriedAgain(t *testing.T) {
 	}
 	port := uint16(l.Addr().(*net.TCPAddr).Port)
 	name := snapshot.ServiceName{Namespace: "web", Name: "shop"}
-	wanted := []service.Wanted{{Service: name, HealthCheck: &service.HealthCheck{Port: port, LocalReady: 1}}}
+	wanted := []service.Wanted{{Service: name, HealthCheck: &service.HealthCheck{Addrs: loopback, Port: port, LocalReady: 1}}}
 	if err := s.Put(t.Context(), wanted); err != nil {
 		t.Fatal(err)
 	}

@@ -198,7 +198,7 @@ func (b *builder) finish(all map[portKey][]endpoint) Wanted {
 		*list = slices.Compact(*list)
 	}
 	if b.svc.HealthCheckNodePort != 0 {
-		w.HealthCheck = &HealthCheck{Port: b.svc.HealthCheckNodePort, LocalReady: b.localReady(all)}
+		w.HealthCheck = &HealthCheck{Addrs: b.node.NodePortIPs, Port: b.svc.HealthCheckNodePort, LocalReady: b.localReady(all)}
 	}
 	return w
 }

@@ -32,7 +32,9 @@ type Wanted struct {
 
 // HealthCheck is what answers on the node for load balancers outside.
 type HealthCheck struct {
-	Port uint16
+	// Addrs are those that NodePorts are open on, as with kube-proxy.
+	Addrs []netip.Addr
+	Port  uint16
 	// LocalReady is the number of ready endpoints on this node: none means 503, else 200.
 	LocalReady int
 }
