@@ -176,6 +176,9 @@ func (i *instance) listen() error {
 	config := net.ListenConfig{Control: beforeAddress}
 	var listeners []net.Listener
 	for _, addr := range i.addrs {
+		if addr.Is6() && addr.IsLinkLocalUnicast() {
+			continue // it says nothing without its link, and nobody beyond that link could ask
+		}
 		l, err := config.Listen(context.Background(), "tcp", netip.AddrPortFrom(addr, i.port).String())
 		if err != nil {
 			for _, open := range listeners {

@@ -112,7 +112,7 @@ func TestOnlyTheAddressesOfNodePortsAnswer(t *testing.T) {
 	s := NewServices(p.config())
 	port := freePort(t)
 	first, second, third := loopback[0], loopback[1], netip.MustParseAddr("::1")
-	absent := []netip.Addr{netip.MustParseAddr("192.0.2.77"), netip.MustParseAddr("2001:db8::77")}
+	absent := []netip.Addr{netip.MustParseAddr("192.0.2.77"), netip.MustParseAddr("2001:db8::77"), netip.MustParseAddr("fe80::77")}
 	put := func(addrs ...netip.Addr) {
 		t.Helper()
 		w := service.Wanted{Service: snapshot.ServiceName{Namespace: "web", Name: "shop"}, HealthCheck: &service.HealthCheck{Addrs: addrs, Port: port, LocalReady: 1}}
