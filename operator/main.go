@@ -66,13 +66,18 @@ func parse(args []string) (config, error) {
 }
 
 func run(c config) error {
-	ctrl.SetLogger(logr.FromSlogHandler(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel})))
+	logs := slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel})
+	ctrl.SetLogger(logr.FromSlogHandler(logs))
+	ctx := ctrl.SetupSignalHandler()
 	kubeconfig, err := ctrl.GetConfig()
 	if err != nil {
 		return fmt.Errorf("find the API server: %w", err)
 	}
 	kubeconfig.QPS, kubeconfig.Burst = 200, 400 // the API server's own priority and fairness decides beyond that
 	kubeconfig.UserAgent = controllers.Name + "/" + version.Version
+	if err := awaitAPIServer(ctx, kubeconfig, c.healthAddress, slog.New(logs)); err != nil || ctx.Err() != nil {
+		return err
+	}
 	scheme, err := controllers.Scheme()
 	if err != nil {
 		return err
@@ -95,7 +100,7 @@ func run(c config) error {
 	if err := addChecks(mgr); err != nil {
 		return err
 	}
-	return mgr.Start(ctrl.SetupSignalHandler())
+	return mgr.Start(ctx)
 }
 
 // addChecks: alive is a process that answers; ready is one whose caches are in sync, so that it

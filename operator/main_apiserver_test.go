@@ -97,10 +97,7 @@ func eventually(t *testing.T, condition func() error) {
 // TestReplicas runs the program twice: one leads, both are ready, and when the leader is killed the
 // other goes on where it was.
 func TestReplicas(t *testing.T) {
-	binary := filepath.Join(t.TempDir(), "weftnet-operator")
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build the operator: %v\n%s", err, out)
-	}
+	binary := buildOperator(t)
 	server := apiserver.Start(t)
 	admin := apiserver.Client(t, server.Config)
 	kubeconfig := server.Kubeconfig(t, "admin-of-the-test", "system:masters")
