@@ -20,6 +20,8 @@ const (
 	// askEvery is how often it is looked whether the API server is back, askTimeout how long it may take to answer.
 	askEvery   = time.Second
 	askTimeout = 5 * time.Second
+	// tellEvery is how often the log says what is waited for.
+	tellEvery = time.Minute
 	// headerTimeout bounds how long a request of the kubelet's may take to come.
 	headerTimeout = 5 * time.Second
 )
@@ -32,11 +34,9 @@ func awaitAPIServer(ctx context.Context, config *rest.Config, healthAddress stri
 	if err != nil {
 		return err
 	}
-	fault := ask(ctx)
-	if fault == nil {
+	if ask(ctx) == nil {
 		return nil
 	}
-	log.Warn("the API server does not answer; waiting for it", "server", config.Host, "error", fault.Error())
 	stop, err := answerAlive(ctx, healthAddress, log)
 	if err != nil {
 		return err
@@ -44,14 +44,19 @@ func awaitAPIServer(ctx context.Context, config *rest.Config, healthAddress stri
 	defer stop()
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
-	for ctx.Err() == nil {
+	for told := (time.Time{}); ctx.Err() == nil; {
+		fault := ask(ctx)
+		if fault == nil {
+			log.Info("the API server answers")
+			return nil
+		}
+		if time.Since(told) > tellEvery {
+			told = time.Now()
+			log.Warn("the API server does not answer; waiting for it", "server", config.Host, "error", fault.Error())
+		}
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
-			if ask(ctx) == nil {
-				log.Info("the API server answers")
-				return nil
-			}
 		}
 	}
 	return nil
