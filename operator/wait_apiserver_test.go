@@ -5,8 +5,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +19,7 @@ import (
 
 	"github.com/weftnet/weftnet/crds/v1alpha1"
 	"github.com/weftnet/weftnet/test/apiserver"
+	"github.com/weftnet/weftnet/test/nstest"
 )
 
 // TestWaitsForTheAPIServer starts the operator while the API server is away: it says so to the kubelet and in its log, lives, and does its
@@ -55,7 +54,7 @@ func TestWaitsForTheAPIServer(t *testing.T) {
 	if _, err := get(r.health, "/readyz"); err == nil || !strings.Contains(err.Error(), "the API server does not answer") {
 		t.Errorf("ready without an API server: %v", err)
 	}
-	relay(t, way, there)
+	nstest.Relay(t, way, there)
 	eventually(t, func() error {
 		var m v1alpha1.MeshNode
 		_, ready := get(r.health, "/readyz")
@@ -94,31 +93,4 @@ func buildOperator(t *testing.T) string {
 		t.Fatalf("build the operator: %v\n%s", err, out)
 	}
 	return binary
-}
-
-// relay makes one address reachable at another; TLS passes through unseen.
-func relay(t *testing.T, near, far string) {
-	t.Helper()
-	listener, err := net.Listen("tcp", near)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			from, err := listener.Accept()
-			if err != nil {
-				return // closed with the test
-			}
-			go func() {
-				defer func() { _ = from.Close() }()
-				to, err := net.Dial("tcp", far)
-				if err != nil {
-					return
-				}
-				go func() { _, _ = io.Copy(to, from); _ = to.Close() }()
-				_, _ = io.Copy(from, to)
-			}()
-		}
-	}()
 }

@@ -19,6 +19,20 @@ func (n *Namespace) Relay(tb testing.TB, address string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	relay(tb, listener, address)
+}
+
+// Relay makes a TCP address reachable at another one of this machine, from now on.
+func Relay(tb testing.TB, near, far string) {
+	tb.Helper()
+	listener, err := net.Listen("tcp", near)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	relay(tb, listener, far)
+}
+
+func relay(tb testing.TB, listener net.Listener, far string) {
 	tb.Cleanup(func() { _ = listener.Close() })
 	go func() {
 		for {
@@ -26,7 +40,7 @@ func (n *Namespace) Relay(tb testing.TB, address string) {
 			if err != nil {
 				return // closed with the test
 			}
-			go splice(near, address)
+			go splice(near, far)
 		}
 	}()
 }
