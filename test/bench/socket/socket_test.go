@@ -27,8 +27,8 @@ import (
 )
 
 const (
-	rounds   = 21
-	connects = 1000 // of one side in a round
+	rounds   = 151
+	connects = 200 // of one side in a round: short ones, or the machine has changed before the other has its turn
 	target   = 1.1
 )
 
