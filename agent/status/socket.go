@@ -60,7 +60,7 @@ func (c SocketCollector) Collect(out chan<- prometheus.Metric) {
 	gauge(out, descSocketOn, on)
 	gauge(out, descSocketFrontends, float64(r.Frontends))
 	gauge(out, descSocketEndpoints, float64(r.Endpoints))
-	for outcome, n := range map[string]uint64{"balanced": r.Balanced, "refused": r.Refused, "unsure": r.Unsure} {
+	for outcome, n := range map[string]uint64{"balanced": r.Balanced, "refused": r.Refused, "unsure": r.Unsure, "unnamed": r.Unnamed} {
 		out <- prometheus.MustNewConstMetric(descSocketConnects, prometheus.CounterValue, float64(n), outcome)
 	}
 }

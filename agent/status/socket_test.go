@@ -41,7 +41,7 @@ func TestSocketBalancing(t *testing.T) {
 func TestSocketMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(SocketCollector{Report: func() (bpf.Report, bool) {
-		return bpf.Report{On: true, Stats: bpf.Stats{Balanced: 7, Refused: 2, Frontends: 3, Endpoints: 9}}, true
+		return bpf.Report{On: true, Stats: bpf.Stats{Balanced: 7, Refused: 2, Unnamed: 1, Frontends: 3, Endpoints: 9}}, true
 	}})
 	want := `
 # HELP weftnet_socket_balancing Whether TCP connections of local processes get their endpoint when they connect.
@@ -51,6 +51,7 @@ weftnet_socket_balancing 1
 # TYPE weftnet_socket_connects_total counter
 weftnet_socket_connects_total{outcome="balanced"} 7
 weftnet_socket_connects_total{outcome="refused"} 2
+weftnet_socket_connects_total{outcome="unnamed"} 1
 weftnet_socket_connects_total{outcome="unsure"} 0
 `
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "weftnet_socket_balancing", "weftnet_socket_connects_total"); err != nil {

@@ -42,33 +42,33 @@ func (g cgroup) holds(l link.Link) bool {
 }
 
 // attach lets the cgroup use a program, in the place of the one pinned there, if any: in one step,
-// so that no connection is missed.
-func attach(g cgroup, h hook, program *ebpf.Program, pin string) error {
+// so that no connection is missed. It tells whether there was none.
+func attach(g cgroup, h hook, program *ebpf.Program, pin string) (anew bool, err error) {
 	l, err := link.LoadPinnedLink(pin, nil)
 	if err == nil && g.holds(l) {
 		defer l.Close()
 		if err := l.Update(program); err != nil {
-			return fmt.Errorf("replace program %s: %w", h.program, err)
+			return false, fmt.Errorf("replace program %s: %w", h.program, err)
 		}
-		return nil
+		return false, nil
 	}
 	if err == nil {
 		_ = l.Close()
 	}
 	// Nothing, or a link to a cgroup that is not ours any more, or no link at all.
 	if err := os.Remove(pin); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("clear the place of %s: %w", h.program, err)
+		return false, fmt.Errorf("clear the place of %s: %w", h.program, err)
 	}
 	fresh, err := attachNew(g, h, program)
 	if err != nil {
-		return err
+		return false, err
 	}
 	// The pin keeps it. Without a descriptor of ours, removing the pin is all it takes to switch off.
 	defer fresh.Close()
 	if err := fresh.Pin(pin); err != nil {
-		return fmt.Errorf("pin %s: %w", pin, err)
+		return false, fmt.Errorf("pin %s: %w", pin, err)
 	}
-	return nil
+	return true, nil
 }
 
 func attachNew(g cgroup, h hook, program *ebpf.Program) (*link.RawLink, error) {

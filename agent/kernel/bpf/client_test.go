@@ -37,6 +37,8 @@ type order struct {
 	Again netip.AddrPort
 	// Load connects again and again, until the next order.
 	Load bool
+	// Keep leaves the socket open, for the order Kept: to tell its names once more, and to close it.
+	Keep, Kept bool
 }
 
 // reply is what became of it.
@@ -50,6 +52,9 @@ type reply struct {
 	Count   int
 	Servers map[string]int
 }
+
+// keptSocket is that of the latest order Keep.
+var keptSocket int
 
 // serve carries orders out until the input ends.
 func serve(in io.Reader, out io.Writer) {
@@ -65,7 +70,13 @@ func serve(in io.Reader, out io.Writer) {
 		}
 	}()
 	for o := range orders {
-		if !o.Load {
+		switch {
+		case o.Kept:
+			r := names(keptSocket)
+			_ = unix.Close(keptSocket)
+			_ = replies.Encode(r)
+			continue
+		case !o.Load:
 			_ = replies.Encode(connect(o))
 			continue
 		}
@@ -106,7 +117,11 @@ func connect(o order) (r reply) {
 	if err != nil {
 		return failed("socket", err)
 	}
-	defer unix.Close(fd)
+	if o.Keep {
+		keptSocket = fd
+	} else {
+		defer unix.Close(fd)
+	}
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 5})
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
 	if err := unix.Connect(fd, sockaddr(o.To, family)); err != nil {
@@ -118,13 +133,7 @@ func connect(o order) (r reply) {
 			return failed("connect again", err)
 		}
 	}
-	peer, err1 := unix.Getpeername(fd)
-	local, err2 := unix.Getsockname(fd)
-	if err := errors.Join(err1, err2); err != nil {
-		return failed("name", err)
-	}
-	r.Peer, r.Local = addrPort(peer), addrPort(local)
-	if !o.UDP {
+	if r = names(fd); r.Errno == 0 && !o.UDP {
 		b := make([]byte, 100)
 		n, err := unix.Read(fd, b)
 		if err != nil {
@@ -132,6 +141,16 @@ func connect(o order) (r reply) {
 		}
 		r.Server = string(b[:n])
 	}
+	return r
+}
+
+func names(fd int) (r reply) {
+	peer, err1 := unix.Getpeername(fd)
+	local, err2 := unix.Getsockname(fd)
+	if err := errors.Join(err1, err2); err != nil {
+		return failed("name", err)
+	}
+	r.Peer, r.Local = addrPort(peer), addrPort(local)
 	return r
 }
 

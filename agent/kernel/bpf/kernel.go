@@ -183,7 +183,11 @@ func (k *Kernel) replace(ctx context.Context) error {
 		return err
 	}
 	for _, h := range hooks {
-		if err := attach(k.cgroup, h, t.Programs[h.program], k.pin(h.program)); err != nil {
+		anew, err := attach(k.cgroup, h, t.Programs[h.program], k.pin(h.program))
+		if err == nil && anew && h == release {
+			err = forget(k.lasting[tableOrigins])
+		}
+		if err != nil {
 			t.Close() // those that are attached already keep what they read
 			return err
 		}

@@ -301,9 +301,10 @@ func TestCheckRepairs(t *testing.T) {
 	}
 	check(true)
 	works("after the folder was removed")
+	connect4 := hooks[slices.IndexFunc(hooks, func(h hook) bool { return h.program == "weft_connect4" })]
 	other := newPlace(t).open(t)
 	syncAll(t, other)
-	if err := attach(k.cgroup, hooks[2], other.tables.Programs[hooks[2].program], k.pin(hooks[2].program)); err != nil {
+	if _, err := attach(k.cgroup, connect4, other.tables.Programs[connect4.program], k.pin(connect4.program)); err != nil {
 		t.Fatal(err)
 	}
 	check(true)

@@ -36,13 +36,18 @@ type hook struct {
 	attach  ebpf.AttachType
 }
 
-// hooks are in the order in which they are taken: who connects finds that its peer's name is told.
+// hooks are in the order in which they are taken: who connects finds that its peer's name is told, and
+// forgotten when the socket is closed.
 var hooks = []hook{
 	{"weft_peername4", ebpf.AttachCgroupInet4GetPeername},
 	{"weft_peername6", ebpf.AttachCgroupInet6GetPeername},
+	release,
 	{"weft_connect4", ebpf.AttachCGroupInet4Connect},
 	{"weft_connect6", ebpf.AttachCGroupInet6Connect},
 }
+
+// release is called when a socket is closed.
+var release = hook{"weft_release", ebpf.AttachCgroupInetSockRelease}
 
 // spec is what is the same on every kernel and for every number of Services.
 func spec(room size, refuses bool) (*ebpf.CollectionSpec, error) {

@@ -69,9 +69,9 @@ func answer(err error) link.Probe {
 	case err == nil:
 		return link.Probe{Answer: link.Yes, Reason: "tried, and it works"}
 	case errors.As(err, &refused) && !errors.Is(err, unix.EPERM):
-		return link.Probe{Answer: link.No, Reason: fmt.Sprintf("this kernel refuses the programs (they need Linux 5.8): %v", err)}
+		return link.Probe{Answer: link.No, Reason: fmt.Sprintf("this kernel refuses the programs (they need Linux 5.9): %v", err)}
 	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
-		return link.Probe{Answer: link.No, Reason: fmt.Sprintf("this kernel lacks it (Linux 5.8 with CONFIG_CGROUP_BPF is needed): %v", err)}
+		return link.Probe{Answer: link.No, Reason: fmt.Sprintf("this kernel lacks it (Linux 5.9 with CONFIG_CGROUP_BPF is needed): %v", err)}
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		return link.Probe{Answer: link.Unknown, Reason: fmt.Sprintf("not allowed to try (CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN, are needed): %v", err)}
 	}

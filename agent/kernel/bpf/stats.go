@@ -14,6 +14,9 @@ type Stats struct {
 	// Connections that were given an endpoint, refused for lack of one, and left to nftables because
 	// the tables changed again and again while they were read.
 	Balanced, Refused, Unsure uint64
+	// Unnamed were given an endpoint, and getpeername tells that: so many sockets are connected to
+	// Services that there was no room to note the Service. Balanced does not count them.
+	Unnamed uint64
 	// What the tables hold.
 	Frontends, Endpoints int
 }
@@ -24,7 +27,7 @@ func (k *Kernel) Stats() (Stats, error) {
 	defer k.mu.Unlock()
 	s := Stats{Frontends: int(k.ledger.size.services), Endpoints: int(k.ledger.size.endpoints)}
 	var faults []error
-	for i, to := range []*uint64{&s.Balanced, &s.Refused, &s.Unsure} {
+	for i, to := range []*uint64{&s.Balanced, &s.Refused, &s.Unsure, &s.Unnamed} {
 		n, err := sum(k.lasting[tableOutcomes], uint32(i))
 		faults = append(faults, err)
 		*to = n

@@ -133,6 +133,19 @@ func remove[K any](m *ebpf.Map, keys []K) error {
 	return nil
 }
 
+// forget empties the table of what sockets have asked for: some of them may have been closed while
+// nobody watched, and their places would be lost. The others tell their endpoint from now on.
+func forget(origins *ebpf.Map) error {
+	var cookies []uint64
+	var cookie uint64
+	var value [2]address
+	it := origins.Iterate()
+	for it.Next(&cookie, &value) {
+		cookies = append(cookies, cookie)
+	}
+	return errors.Join(wrap("list", origins, it.Err()), remove(origins, cookies))
+}
+
 func wrap(what string, m *ebpf.Map, err error) error {
 	if err == nil {
 		return nil

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/weftnet/weftnet/test/bench/table"
 )
 
 // clientEnv makes a process of this test binary a client: the programs work on processes of a cgroup.
@@ -28,16 +26,17 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// order is a number of connections, one after the other.
+// order is a number of connections, one after the other, after a few that do not count: a process that
+// has its turn again begins with cold caches.
 type order struct {
-	To    netip.AddrPort
-	Count int
+	To          netip.AddrPort
+	Warm, Count int
 }
 
-// times are those of connect alone, in microseconds.
+// times are those of the calls connect and close, in microseconds.
 type times struct {
-	P50, P99 float64
-	Fault    string
+	Connect, Close []float64
+	Fault          string
 }
 
 func serve(in io.Reader, out io.Writer) {
@@ -53,19 +52,24 @@ func serve(in io.Reader, out io.Writer) {
 }
 
 func measure(o order) times {
-	all := make([]float64, 0, o.Count)
-	for range o.Count {
-		took, err := connect(o.To)
+	var t times
+	for i := range o.Warm + o.Count {
+		opened, closed, err := connect(o.To)
 		if err != nil {
 			return times{Fault: fmt.Sprintf("connect to %s: %v", o.To, err)}
 		}
-		all = append(all, float64(took.Nanoseconds())/1000)
+		if i >= o.Warm {
+			t.Connect = append(t.Connect, micros(opened))
+			t.Close = append(t.Close, micros(closed))
+		}
 	}
-	return times{P50: table.Quantile(all, 0.5), P99: table.Quantile(all, 0.99)}
+	return t
 }
 
+func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+
 // connect uses a socket that blocks, and ends it with a reset, so that no port stays in use.
-func connect(to netip.AddrPort) (time.Duration, error) {
+func connect(to netip.AddrPort) (opened, closed time.Duration, err error) {
 	family := unix.AF_INET
 	var address unix.Sockaddr = &unix.SockaddrInet4{Port: int(to.Port()), Addr: four(to)}
 	if to.Addr().Is6() {
@@ -73,15 +77,17 @@ func connect(to netip.AddrPort) (time.Duration, error) {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	defer unix.Close(fd)
-	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
-		return 0, err
-	}
+	err = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	began := time.Now()
-	err = unix.Connect(fd, address)
-	return time.Since(began), err
+	if err == nil {
+		err = unix.Connect(fd, address)
+	}
+	opened = time.Since(began)
+	began = time.Now()
+	_ = unix.Close(fd)
+	return opened, time.Since(began), err
 }
 
 func four(to netip.AddrPort) (b [4]byte) {

@@ -8,7 +8,7 @@
 // Addresses are 16 bytes in network order, IPv4 mapped (::ffff:a.b.c.d), as a socket of either family
 // may reach an IPv4 Service. The layout of the maps is that of layout.go.
 //
-// No helper used here asks for a GPL program (Linux 5.8).
+// No helper used here asks for a GPL program (Linux 5.9).
 
 #include <linux/bpf.h>
 #include <linux/errno.h>
@@ -105,16 +105,25 @@ struct {
 	__type(value, struct sticky);
 } affinity SEC(".maps");
 
-// origins remembers what a socket asked for, in the socket itself: it goes with the socket, and no
-// other socket can push it out, as from a table.
+// origins remembers what a socket asked for, by the socket's cookie, which no other ever has. It is
+// written when the socket connects and removed when it is closed, so no socket pushes another one
+// out. A full table costs the next ones their peer's name, not their connection. Elements are made
+// beforehand: memory of the socket itself (BPF_MAP_TYPE_SK_STORAGE) needs no removal, but has to be
+// allocated twice, which takes three times as long.
 struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, __u64);
 	__type(value, struct origin);
 } origins SEC(".maps");
 
-enum outcome { BALANCED, REFUSED, UNSURE, OUTCOMES };
+enum outcome {
+	BALANCED,
+	REFUSED,
+	UNSURE,
+	UNNAMED, // balanced, and getpeername tells the endpoint
+	OUTCOMES
+};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -198,6 +207,13 @@ static __always_inline enum answer find(const struct address *frontend, struct s
 	return same(&found->frontend, frontend) ? FOUND : CHANGED;
 }
 
+static __always_inline long remember(struct bpf_sock_addr *ctx, const struct address *frontend, const struct address *to)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct origin o = {.frontend = *frontend, .endpoint = *to};
+	return bpf_map_update_elem(&origins, &cookie, &o, BPF_ANY);
+}
+
 static __always_inline int refuse(void)
 {
 	if (!can_refuse)
@@ -220,7 +236,7 @@ static __always_inline int balance(struct bpf_sock_addr *ctx, const struct addre
 		if (a == FOUND && !s.count)
 			return refuse();
 		if (a == FOUND && pick(ctx, &s, to)) {
-			count(BALANCED);
+			count(remember(ctx, frontend, to) ? UNNAMED : BALANCED);
 			return ALLOW;
 		}
 		*to = *frontend;
@@ -229,26 +245,15 @@ static __always_inline int balance(struct bpf_sock_addr *ctx, const struct addre
 	return ALLOW;
 }
 
-static __always_inline void remember(struct bpf_sock_addr *ctx, const struct address *frontend, const struct address *to)
-{
-	struct origin *o = bpf_sk_storage_get(&origins, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!o)
-		return; // getpeername will tell the endpoint; the connection works
-	o->frontend = *frontend;
-	o->endpoint = *to;
-}
-
 static __always_inline const struct origin *recall(struct bpf_sock_addr *ctx, const struct address *peer)
 {
-	struct origin *o = bpf_sk_storage_get(&origins, ctx->sk, 0, 0);
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct origin *o = bpf_map_lookup_elem(&origins, &cookie);
 	// A socket may be connected anew, elsewhere.
 	return o && same(&o->endpoint, peer) ? o : 0;
 }
 
-static __always_inline int is_tcp(const struct bpf_sock_addr *ctx)
-{
-	return ctx->type == SOCK_STREAM && ctx->protocol == IPPROTO_TCP;
-}
+#define IS_TCP(ctx) ((ctx)->type == SOCK_STREAM && (ctx)->protocol == IPPROTO_TCP)
 
 static __always_inline struct address address4(const struct bpf_sock_addr *ctx)
 {
@@ -283,37 +288,33 @@ static __always_inline void put6(struct bpf_sock_addr *ctx, const struct address
 SEC("cgroup/connect4")
 int weft_connect4(struct bpf_sock_addr *ctx)
 {
-	if (!is_tcp(ctx))
+	if (!IS_TCP(ctx))
 		return ALLOW;
 	struct address frontend = address4(ctx), to = frontend;
 	if (balance(ctx, &frontend, &to) == DENY)
 		return DENY;
-	if (!same(&to, &frontend)) {
+	if (!same(&to, &frontend))
 		put4(ctx, &to);
-		remember(ctx, &frontend, &to);
-	}
 	return ALLOW;
 }
 
 SEC("cgroup/connect6")
 int weft_connect6(struct bpf_sock_addr *ctx)
 {
-	if (!is_tcp(ctx))
+	if (!IS_TCP(ctx))
 		return ALLOW;
 	struct address frontend = address6(ctx), to = frontend;
 	if (balance(ctx, &frontend, &to) == DENY)
 		return DENY;
-	if (!same(&to, &frontend)) {
+	if (!same(&to, &frontend))
 		put6(ctx, &to);
-		remember(ctx, &frontend, &to);
-	}
 	return ALLOW;
 }
 
 SEC("cgroup/getpeername4")
 int weft_peername4(struct bpf_sock_addr *ctx)
 {
-	if (!is_tcp(ctx))
+	if (!IS_TCP(ctx))
 		return ALLOW;
 	struct address peer = address4(ctx);
 	const struct origin *o = recall(ctx, &peer);
@@ -325,12 +326,25 @@ int weft_peername4(struct bpf_sock_addr *ctx)
 SEC("cgroup/getpeername6")
 int weft_peername6(struct bpf_sock_addr *ctx)
 {
-	if (!is_tcp(ctx))
+	if (!IS_TCP(ctx))
 		return ALLOW;
 	struct address peer = address6(ctx);
 	const struct origin *o = recall(ctx, &peer);
 	if (o)
 		put6(ctx, &o->frontend);
+	return ALLOW;
+}
+
+// The last of a socket: after it, nobody can ask for its peer any more.
+SEC("cgroup/sock_release")
+int weft_release(struct bpf_sock *ctx)
+{
+	if (!IS_TCP(ctx))
+		return ALLOW;
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	// Most have nothing here, and removing takes a lock where looking takes none.
+	if (bpf_map_lookup_elem(&origins, &cookie))
+		bpf_map_delete_elem(&origins, &cookie);
 	return ALLOW;
 }
 
