@@ -1,9 +1,10 @@
-// Package cgroup makes and removes one control group under every hierarchy of
+// Package cgroup makes, weighs and removes one control group under every hierarchy of
 // the machine, version 1 and 2 alike.
 package cgroup
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,8 +14,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weftnet/test/testbed/proc"
 )
 
 // Mount is one mounted cgroup hierarchy.
@@ -22,6 +26,7 @@ type Mount struct {
 	Path    string
 	Unified bool // version 2
 	CPUSet  bool // version 1 with the cpuset controller
+	CPU     bool // version 1 with the cpu controller
 }
 
 // Mounts reads the machine's hierarchies.
@@ -47,7 +52,7 @@ func parseMounts(r io.Reader) ([]Mount, error) {
 		switch super[0] {
 		case "cgroup":
 			controllers := strings.Split(super[2], ",")
-			out = append(out, Mount{Path: fields[4], CPUSet: slices.Contains(controllers, "cpuset")})
+			out = append(out, Mount{Path: fields[4], CPUSet: slices.Contains(controllers, "cpuset"), CPU: slices.Contains(controllers, "cpu")})
 		case "cgroup2":
 			out = append(out, Mount{Path: fields[4], Unified: true})
 		}
@@ -87,21 +92,15 @@ func ensureIn(m Mount, name string, only bool) error {
 		}
 	}
 	if m.Unified && only {
-		return delegate(m.Path, dir)
+		return delegate(filepath.Dir(dir))
 	}
 	return nil
 }
 
-// delegate gives the group the controllers that kubelet wants. On a machine
-// with version 1 too, the controllers are there.
-func delegate(dirs ...string) error {
-	for _, dir := range dirs {
-		file := filepath.Join(dir, "cgroup.subtree_control")
-		if err := os.WriteFile(file, []byte("+cpu +cpuset +memory +pids +io"), 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
+// delegate gives what is below the group the controllers that kubelet wants; the group itself can have no process from then
+// on. On a machine with version 1 too, the controllers are there.
+func delegate(dir string) error {
+	return os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+cpu +cpuset +memory +pids +io"), 0o644)
 }
 
 func copyValue(from, to string) error {
@@ -110,6 +109,31 @@ func copyValue(from, to string) error {
 		return err
 	}
 	return os.WriteFile(to, value, 0o644)
+}
+
+// Weigh gives the group so many times the processor time, when all want more than there is, of a group that nobody has weighed.
+func Weigh(name string, times int) error {
+	mounts, err := Mounts()
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		// What a group has at first: 1024 shares in version 1, a weight of 100 in version 2.
+		file, value := "", 0
+		switch {
+		case m.CPU:
+			file, value = "cpu.shares", 1024*times
+		case m.Unified && len(mounts) == 1:
+			file, value = "cpu.weight", min(100*times, 10000)
+		default:
+			continue
+		}
+		file = filepath.Join(m.Path, name, file)
+		if err := os.WriteFile(file, []byte(strconv.Itoa(value)), 0o644); err != nil {
+			return fmt.Errorf("weigh cgroup %s: %w", filepath.Dir(file), err)
+		}
+	}
+	return nil
 }
 
 // Enter puts a process into the group, everywhere.
@@ -127,22 +151,31 @@ func Enter(name string, pid int) error {
 	return nil
 }
 
-// Remove removes the group and all groups below it. Their processes must have
-// ended; while the kernel still takes one apart, the answer is busy (ErrBusy).
-func Remove(name string) error {
+// Remove removes the group and all groups below it. Their processes must have ended; the kernel may need a moment
+// to take the last one apart.
+func Remove(ctx context.Context, name string) error {
 	mounts, err := Mounts()
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, m := range mounts {
-		errs = append(errs, removeTree(filepath.Join(m.Path, name)))
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	var last error
+	err = proc.Poll(ctx, 50*time.Millisecond, func() (bool, error) {
+		last = nil
+		for _, m := range mounts {
+			last = errors.Join(last, removeTree(filepath.Join(m.Path, name)))
+		}
+		if errors.Is(last, unix.EBUSY) {
+			return false, nil
+		}
+		return true, last
+	})
+	if err == nil {
+		return nil
 	}
-	return errors.Join(errs...)
+	return errors.Join(err, last)
 }
-
-// ErrBusy says that a group still has processes.
-var ErrBusy error = unix.EBUSY
 
 func removeTree(dir string) error {
 	var dirs []string

@@ -19,7 +19,7 @@ broken line
 	}
 	want := []Mount{
 		{Path: "/sys/fs/cgroup/cpuset", CPUSet: true},
-		{Path: "/sys/fs/cgroup/cpu,cpuacct"},
+		{Path: "/sys/fs/cgroup/cpu,cpuacct", CPU: true},
 		{Path: "/sys/fs/cgroup/unified", Unified: true},
 	}
 	if !slices.Equal(got, want) {

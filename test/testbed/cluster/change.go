@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/weftnet/weftnet/test/testbed/cgroup"
 	"github.com/weftnet/weftnet/test/testbed/control"
 	"github.com/weftnet/weftnet/test/testbed/fault"
 	"github.com/weftnet/weftnet/test/testbed/layout"
@@ -114,7 +115,7 @@ func (s *session) haltNode(ctx context.Context, n layout.Node, entry record.Node
 	if err := node.Stop(ctx, n, entry.Init); err != nil {
 		return err
 	}
-	if err := node.RemoveCgroups(ctx, n); err != nil {
+	if err := cgroup.Remove(ctx, n.String()); err != nil {
 		return err
 	}
 	return underlay.RemoveNode(n)

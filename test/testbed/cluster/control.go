@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/weftnet/weftnet/test/testbed/cgroup"
 	"github.com/weftnet/weftnet/test/testbed/control"
 	"github.com/weftnet/weftnet/test/testbed/layout"
 	"github.com/weftnet/weftnet/test/testbed/pki"
@@ -87,6 +88,9 @@ func (s *session) startControl(name string) error {
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return fmt.Errorf("make etcd's folder: %w", err)
 	}
+	if err := errors.Join(cgroup.Ensure(layout.ControlGroup), cgroup.Weigh(layout.ControlGroup, layout.MachineWeight)); err != nil {
+		return err
+	}
 	p, err := proc.Start(proc.Spec{
 		Path: s.Layout.Path("bin", name),
 		Args: control.Args(name, control.Config{
@@ -99,7 +103,13 @@ func (s *session) startControl(name string) error {
 	if err != nil {
 		return err
 	}
-	return s.rec.Update(func(state *record.State) { state.Control[name] = p })
+	if err := s.rec.Update(func(state *record.State) { state.Control[name] = p }); err != nil {
+		return err
+	}
+	if err := cgroup.Enter(layout.ControlGroup, p.PID); err != nil && p.Alive() {
+		return err
+	}
+	return nil
 }
 
 // awaitReady waits for the API server, and not for one that has ended.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weftnet/weftnet/test/testbed/cgroup"
 	"github.com/weftnet/weftnet/test/testbed/control"
 	"github.com/weftnet/weftnet/test/testbed/fault"
 	"github.com/weftnet/weftnet/test/testbed/layout"
@@ -31,9 +32,9 @@ func (c *Cluster) Down(ctx context.Context) error {
 			endStrays(ctx),
 		}
 		for _, n := range layout.Nodes(layout.MaxNodes) {
-			errs = append(errs, node.RemoveCgroups(ctx, n))
+			errs = append(errs, cgroup.Remove(ctx, n.String()))
 		}
-		errs = append(errs, fault.Load(nil), underlay.Remove(), restoreSysctls(state.Sysctls), removeDirs(state.Dirs))
+		errs = append(errs, cgroup.Remove(ctx, layout.ControlGroup), fault.Load(nil), underlay.Remove(), restoreSysctls(state.Sysctls), removeDirs(state.Dirs))
 		for _, name := range []string{"nodes", "etcd", "pki", "run", "audit", "log", "kubeconfig"} {
 			if err := os.RemoveAll(s.Layout.Path(name)); err != nil {
 				errs = append(errs, fmt.Errorf("remove the cluster's files: %w", err))

@@ -144,7 +144,7 @@ func cgroups() (out []string, err error) {
 		return nil, err
 	}
 	for _, m := range all {
-		found, _ := filepath.Glob(filepath.Join(m.Path, layout.NodePrefix+"*")) // errs on a bad pattern only
+		found, _ := filepath.Glob(filepath.Join(m.Path, "tb-*")) // errs on a bad pattern only
 		out = append(out, found...)
 	}
 	slices.Sort(out)

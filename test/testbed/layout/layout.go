@@ -18,6 +18,12 @@ import (
 const (
 	Bridge     = "tb-br0"
 	NodePrefix = "tb-node"
+	// ControlGroup is the cgroup of the control plane.
+	ControlGroup = "tb-control"
+	// MachineWeight is by how much more of the processors a node, and the control plane, gets than any other session of programs when
+	// all want more than there is: each stands for a machine. A node has its Pods' network in one thread here, which otherwise
+	// has to share its processor as one of many.
+	MachineWeight = 2
 	// Balancer is the network namespace of the load balancer, BalancerPort its port on the bridge.
 	Balancer     = "tb-lb"
 	BalancerPort = "tb-plb"

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"github.com/weftnet/weftnet/test/testbed/cgroup"
 	"github.com/weftnet/weftnet/test/testbed/layout"
@@ -37,6 +36,9 @@ func Start(c Config, program string) (proc.Process, error) {
 		if err := cgroup.Ensure(group); err != nil {
 			return proc.Process{}, err
 		}
+	}
+	if err := cgroup.Weigh(c.Node.String(), layout.MachineWeight); err != nil {
+		return proc.Process{}, err
 	}
 	return proc.Start(proc.Spec{
 		Path:       program,
@@ -167,21 +169,6 @@ func Stop(ctx context.Context, n layout.Node, init proc.Process) error {
 		return fmt.Errorf("stop %s: %w", n, err)
 	}
 	return nil
-}
-
-// RemoveCgroups removes the node's cgroups; right after the end of its
-// processes the kernel may need a moment.
-func RemoveCgroups(ctx context.Context, n layout.Node) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	var last error
-	err := proc.Poll(ctx, 50*time.Millisecond, func() (bool, error) {
-		if last = cgroup.Remove(n.String()); errors.Is(last, cgroup.ErrBusy) {
-			return false, nil
-		}
-		return true, last
-	})
-	return errors.Join(err, last)
 }
 
 // Socket is the node's containerd socket, seen from the machine.
