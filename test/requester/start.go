@@ -35,13 +35,16 @@ func Start(t *testing.T, at Place, o Order) *Process {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env, cmd.Stderr = append(os.Environ(), env+"=1"), os.Stderr
+	// Its place is another machine or Pod. Where the kernel shares the processors among sessions (CONFIG_SCHED_AUTOGROUP) it does
+	// not have to share those of the test, and so it begins requests, and reads answers, in time.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if at.Cgroup != "" {
 		dir, err := os.Open(at.Cgroup)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = dir.Close() }()
-		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 	}
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -82,6 +85,9 @@ func (p *Process) receive(lines *json.Decoder, failed func(Failure)) {
 		}
 	}
 }
+
+// Stop lets it begin no more requests, and does not wait for those that are under way.
+func (p *Process) Stop() { p.stop() }
 
 // End stops it, waits for the requests that are under way, and gives the report.
 func (p *Process) End() (Report, error) {

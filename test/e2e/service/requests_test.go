@@ -71,7 +71,9 @@ func (r *requests) note(name string, f requester.Failure) {
 	}
 	noted := failure{Failure: f, place: name}
 	for _, flow := range r.flows {
-		if f.From.IsValid() && flow.Original.Src == f.From && flow.Reply.Src.Port() == podTCP {
+		// Balanced at the socket it goes to the Pod; the same source may have another flow, to another address of a node.
+		direct := flow.Original.Dst == flow.Reply.Src
+		if f.From.IsValid() && flow.Original.Src == f.From && (direct || flow.Original.Dst == f.To) && flow.Reply.Src.Port() == podTCP {
 			noted.server = r.ledger.what(flow.Reply.Src.Addr(), f.At)
 		}
 	}
@@ -82,6 +84,9 @@ func (r *requests) note(name string, f requester.Failure) {
 func (r *requests) end(t *testing.T, perSecond int, lasted time.Duration) {
 	t.Helper()
 	made := 0
+	for _, p := range r.processes {
+		p.Stop()
+	}
 	for _, name := range r.places {
 		report, err := r.processes[name].End()
 		if err != nil {
