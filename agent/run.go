@@ -155,7 +155,7 @@ func build(running context.Context, o options, log *slog.Logger) (*agent, error)
 		Node: o.node, Loop: a.loop, Source: a.source, Weftnet: weftnet, Events: events, Log: log, Policy: a.policyReport(), Services: a.proxyReport(),
 		Sockets: a.socketReport, FastPath: a.flows.Report, KubeProxy: a.kubeProxy,
 	})
-	metrics.Registry.MustRegister(status.Collector{Loop: a.loop, Drops: a.drops}, a.cni.Collector())
+	metrics.Registry.MustRegister(status.Collector{Loop: a.loop, Drops: a.drops, Untaken: a.kernel.Dropped}, a.cni.Collector())
 	a.server = status.Server{Address: o.metrics, LastTurn: a.loop.LastTurn, Ready: a.ready, Registry: metrics.Registry, Profile: o.profile}
 	return a, nil
 }

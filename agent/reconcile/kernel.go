@@ -63,6 +63,11 @@ func (k *RealKernel) Acquaint(others ...*nft.Kernel) error {
 	return nft.Acquaint(append(others, k.nft)...)
 }
 
+// Dropped tells, by name of each mesh link, the packets that it did not take.
+func (k *RealKernel) Dropped(ctx context.Context) (map[string]uint64, error) {
+	return k.link.Dropped(ctx)
+}
+
 // Counters reads the counters of the fail-closed table.
 func (k *RealKernel) Counters(ctx context.Context) (map[string]nft.Counter, error) {
 	return k.nft.Counters(ctx)

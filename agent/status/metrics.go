@@ -72,6 +72,8 @@ type Collector struct {
 	Loop Loop
 	// Drops reads the counters of the fail-closed table.
 	Drops func(ctx context.Context) ([]Drop, error)
+	// Untaken reads, by name of each mesh link, how many packets it did not take for want of room; nil where that is not known.
+	Untaken func(ctx context.Context) (map[string]uint64, error)
 }
 
 var (
@@ -87,6 +89,7 @@ var (
 	descProblems  = desc("weftnet_problems", "Faults found in API objects.", "kind", "reason")
 	descPackets   = desc("weftnet_failclosed_drops_packets_total", "Packets dropped because they had a Pod or mesh address outside of the mesh.", "direction")
 	descBytes     = desc("weftnet_failclosed_drops_bytes_total", "Bytes of those packets.", "direction")
+	descUntaken   = desc("weftnet_device_transmit_drops_packets_total", "Packets that the mesh device did not take, for want of room in its queue.", "interface")
 	// Names that dashboards for other WireGuard meshes know.
 	descPeersTotal = desc("wireguard_peers_total", "Configured WireGuard peers.", "interface")
 	descIPsTotal   = desc("wireguard_allowed_ips_total", "Configured WireGuard allowed IPs.", "interface")
@@ -99,7 +102,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // Describe sends the descriptions.
 func (c Collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descExpected, descConnected, descReady, descHandshake, descUnanswer, descHeard, descReceive, descTransmit, descPeer,
-		descProblems, descPackets, descBytes, descPeersTotal, descIPsTotal} {
+		descProblems, descPackets, descBytes, descUntaken, descPeersTotal, descIPsTotal} {
 		out <- d
 	}
 }
@@ -107,6 +110,7 @@ func (c Collector) Describe(out chan<- *prometheus.Desc) {
 // Collect sends the values.
 func (c Collector) Collect(out chan<- prometheus.Metric) {
 	c.collectDrops(out)
+	c.collectUntaken(out)
 	r, ok := c.Loop.Report()
 	if !ok {
 		return
@@ -168,11 +172,30 @@ func collectPeer(out chan<- prometheus.Metric, r reconcile.Report, p mesh.Peer, 
 	return p.Refused == "" && mesh.Connected(r.Facts, p.Key, now)
 }
 
+// patience with the kernel at a scrape.
+const patience = 2 * time.Second
+
+func (c Collector) collectUntaken(out chan<- prometheus.Metric) {
+	if c.Untaken == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	links, err := c.Untaken(ctx)
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(descUntaken, err)
+		return
+	}
+	for name, packets := range links {
+		counter(out, descUntaken, packets, name)
+	}
+}
+
 func (c Collector) collectDrops(out chan<- prometheus.Metric) {
 	if c.Drops == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	drops, err := c.Drops(ctx)
 	if err != nil {

@@ -263,7 +263,7 @@ func TestMetrics(t *testing.T) {
 	loop := &fixedLoop{r}
 	m.Registry.MustRegister(Collector{Loop: loop, Drops: func(context.Context) ([]Drop, error) {
 		return []Drop{{Direction: "out", Packets: 3, Bytes: 300}}, nil
-	}})
+	}, Untaken: func(context.Context) (map[string]uint64, error) { return map[string]uint64{"weft0": 7}, nil }})
 	m.StageFailed("wg")
 	m.DriftRepaired("route")
 	m.Pass(time.Millisecond)
@@ -275,6 +275,7 @@ func TestMetrics(t *testing.T) {
 		`weftnet_peer_receive_bytes_total{peer="node2"} 100`, `weftnet_peer_transmit_bytes_total{peer="node2"} 200`,
 		`weftnet_peer_info{endpoint="192.0.2.2:51820",peer="node2",public_key="` + key(2).String() + `"} 1`,
 		`weftnet_failclosed_drops_packets_total{direction="out"} 3`, `weftnet_failclosed_drops_bytes_total{direction="out"} 300`,
+		`weftnet_device_transmit_drops_packets_total{interface="weft0"} 7`,
 		`weftnet_reconcile_errors_total{stage="wg"} 1`, `weftnet_reconcile_errors_total{stage="nft"} 0`,
 		`weftnet_drift_repaired_total{kind="route"} 1`, `weftnet_reconcile_duration_seconds_count 1`,
 		`wireguard_peers_total{interface="weft0"} 2`, `wireguard_allowed_ips_total{interface="weft0"} 2`,
@@ -288,7 +289,7 @@ func TestMetrics(t *testing.T) {
 		t.Error("of node3 something was heard an hour ago, of node2 nothing is known")
 	}
 	if problems, err := testutil.GatherAndLint(m.Registry, "weftnet_peer_unanswered_seconds", "weftnet_peer_heard_age_seconds", "weftnet_peer_info", "weftnet_peers_expected", "weftnet_reconcile_duration_seconds",
-		"weftnet_drift_repaired_total", "weftnet_failclosed_drops_packets_total", "weftnet_peer_handshake_age_seconds"); err != nil || len(problems) > 0 {
+		"weftnet_drift_repaired_total", "weftnet_failclosed_drops_packets_total", "weftnet_device_transmit_drops_packets_total", "weftnet_peer_handshake_age_seconds"); err != nil || len(problems) > 0 {
 		t.Errorf("lint: %v %v", problems, err)
 	}
 	loop.r.Plan.Peers = loop.r.Plan.Peers[:1] // node3 goes, and what belongs to it

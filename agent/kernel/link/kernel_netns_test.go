@@ -4,6 +4,7 @@ package link_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -155,5 +156,45 @@ func TestTheEventsEndWithTheContext(t *testing.T) {
 		if open {
 			t.Error("an event where none was")
 		}
+	}
+}
+
+// TestAFullQueueIsCounted: nobody reads what the mesh device is given.
+func TestAFullQueueIsCounted(t *testing.T) {
+	h := newHost(t)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.TxQLen = "weft0", 500
+	tun := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN, NonPersist: true, Queues: 1, Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_ONE_QUEUE}
+	h.ns.Do(t, func() {
+		if err := h.nl.LinkAdd(tun); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, reader := range tun.Fds {
+		defer func() { _ = reader.Close() }()
+	}
+	h.address(t, tun, "192.0.2.1/24")
+	if err := h.nl.LinkSetUp(tun); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := h.k.Dropped(t.Context()); err != nil || got["weft0"] != 0 {
+		t.Fatalf("before there was anything to drop: %v, %v", got, err)
+	}
+	const sent, room = 800, 500
+	var c net.Conn
+	var err error
+	h.ns.Do(t, func() { c, err = net.Dial("udp", "192.0.2.2:9") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	for range sent {
+		if _, err := c.Write([]byte("packet")); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			t.Fatal(err)
+		}
+	}
+	got, err := h.k.Dropped(t.Context())
+	if err != nil || len(got) != 1 || got["weft0"] < sent-room || got["weft0"] > sent {
+		t.Errorf("%d packets, room for %d: %v, %v", sent, room, got, err)
 	}
 }

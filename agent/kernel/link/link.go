@@ -96,6 +96,26 @@ func (k *Kernel) Observe(ctx context.Context) ([]state.Link, error) {
 	return out, nil
 }
 
+// Dropped tells, by name of each mesh link, how many packets it did not take since it was made. The TUN link of the userspace WireGuard
+// takes none while its queue of 500 is full, for its process does not come to read it; the kernel's WireGuard drops what
+// waits for too long for a peer's handshake.
+func (k *Kernel) Dropped(ctx context.Context) (map[string]uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	links, err := Dump(k.nl.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	out := map[string]uint64{}
+	for _, l := range links {
+		if attrs := l.Attrs(); meshName.MatchString(attrs.Name) && attrs.Statistics != nil {
+			out[attrs.Name] = attrs.Statistics.TxDropped
+		}
+	}
+	return out, nil
+}
+
 func (k *Kernel) observe(l netlink.Link) (state.Link, error) {
 	attrs := l.Attrs()
 	addrs, err := Dump(func() ([]netlink.Addr, error) { return k.nl.AddrList(l, netlink.FAMILY_ALL) })
