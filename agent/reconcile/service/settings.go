@@ -28,8 +28,12 @@ const (
 // perBucket is how many connections share a bucket of the hash table when it is full, as kube-proxy sizes it.
 const perBucket = 4
 
-// settingsEvery is how often the settings are looked at; nobody tells when one changes.
-const settingsEvery = time.Minute
+const (
+	// settingsEvery is how often the settings are looked at; nobody tells when one changes.
+	settingsEvery = time.Minute
+	// askAgain is how soon, when it is not known yet what they should be: the agent has just started.
+	askAgain = time.Second
+)
 
 // Settings keeps connection tracking as the MeshConfig says.
 type Settings struct {
@@ -47,31 +51,31 @@ type Settings struct {
 func (s Settings) Run(ctx context.Context) {
 	runtime.LockOSThread() // settings are those of the thread's network namespace
 	defer runtime.UnlockOSThread()
-	tick := time.NewTicker(settingsEvery)
-	defer tick.Stop()
+	timer := time.NewTimer(settingsEvery)
+	defer timer.Stop()
 	said := ""
 	for {
-		text := ""
-		if err := s.ensure(ctx); err != nil && ctx.Err() == nil {
+		text, next := "", settingsEvery
+		c, known := s.Config()
+		if !known {
+			next = askAgain
+		} else if err := s.ensure(ctx, c); err != nil && ctx.Err() == nil {
 			text = err.Error()
 			if text != said {
 				s.Log.Warn("connection tracking keeps a setting of its own", "error", err)
 			}
 		}
 		said = text
+		timer.Reset(next)
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-timer.C:
 		}
 	}
 }
 
-func (s Settings) ensure(ctx context.Context) error {
-	c, ok := s.Config()
-	if !ok {
-		return nil
-	}
+func (s Settings) ensure(ctx context.Context, c snapshot.ServiceConfig) error {
 	have, err := s.Table.Observe(ctx, []string{pathMax, pathBuckets, pathEstablished, pathCloseWait, pathLiberal})
 	change := sysctl.Diff(have, conntrackSettings(c, s.Cores, have))
 	if change.Empty() {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weftnet/weftnet/agent/kernel/sysctl"
@@ -67,7 +68,7 @@ func TestSettingsGoAsFarAsTheyCan(t *testing.T) {
 		Table: table, Cores: 1, Log: slog.New(slog.DiscardHandler),
 		Config: func() (snapshot.ServiceConfig, bool) { return snapshot.DefaultServiceConfig(), true },
 	}
-	if err := s.ensure(t.Context()); err == nil {
+	if err := s.ensure(t.Context(), snapshot.DefaultServiceConfig()); err == nil {
 		t.Error("a setting that was refused is no error")
 	}
 	if table.values[pathEstablished] != "86400" || table.values[pathMax] != "10" {
@@ -76,4 +77,24 @@ func TestSettingsGoAsFarAsTheyCan(t *testing.T) {
 	if used, most, err := s.ConntrackUse(t.Context()); used != 3 || most != 10 || err != nil {
 		t.Errorf("%d of %d, %v", used, most, err)
 	}
+}
+
+// TestSettingsDoNotWaitForTheNextLook: an agent that has just started does not know the MeshConfig yet.
+func TestSettingsDoNotWaitForTheNextLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := refusing{map[string]string{pathMax: "10", pathBuckets: "10", pathEstablished: "1", pathCloseWait: "1", pathLiberal: "0", pathCount: "3"}}
+		begun := time.Now()
+		s := Settings{Table: table, Cores: 1, Log: slog.New(slog.DiscardHandler), Config: func() (snapshot.ServiceConfig, bool) {
+			return snapshot.DefaultServiceConfig(), time.Since(begun) > 2*time.Second
+		}}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); s.Run(ctx) }()
+		<-time.After(5 * time.Second)
+		stop()
+		<-done
+		if got := table.values[pathEstablished]; got != "86400" {
+			t.Errorf("5 s after the start, 3 s after the configuration came, %s is %s", pathEstablished, got)
+		}
+	})
 }
