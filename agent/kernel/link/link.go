@@ -97,8 +97,8 @@ func (k *Kernel) Observe(ctx context.Context) ([]state.Link, error) {
 }
 
 // Dropped tells, by name of each mesh link, how many packets it did not take since it was made. The TUN link of the userspace WireGuard
-// takes none while its queue of 500 is full, for its process does not come to read it; the kernel's WireGuard drops what
-// waits for too long for a peer's handshake.
+// takes none while its queue is full (500 packets, TUN_READQ_SIZE in Linux' drivers/net/tun.c), for its process does not come to read
+// it; the kernel's WireGuard drops the oldest of those that wait for a peer's handshake when they are too many.
 func (k *Kernel) Dropped(ctx context.Context) (map[string]uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

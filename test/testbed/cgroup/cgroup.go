@@ -160,21 +160,23 @@ func Remove(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	var last error
+	var busy error
 	err = proc.Poll(ctx, 50*time.Millisecond, func() (bool, error) {
-		last = nil
+		var errs []error
 		for _, m := range mounts {
-			last = errors.Join(last, removeTree(filepath.Join(m.Path, name)))
+			errs = append(errs, removeTree(filepath.Join(m.Path, name)))
 		}
-		if errors.Is(last, unix.EBUSY) {
+		err := errors.Join(errs...)
+		if errors.Is(err, unix.EBUSY) {
+			busy = err
 			return false, nil
 		}
-		return true, last
+		return true, err
 	})
-	if err == nil {
-		return nil
+	if ctx.Err() != nil {
+		return errors.Join(err, busy) // what it waited for
 	}
-	return errors.Join(err, last)
+	return err
 }
 
 func removeTree(dir string) error {
